@@ -1,0 +1,1 @@
+"""Tandem: a few machines serve one large language model together."""

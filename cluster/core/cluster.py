@@ -1,0 +1,172 @@
+"""Machines, engines and the group they form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cluster.core.ids import Epoch, Rank
+
+PROTOCOL = 1
+"""Version of the gRPC contract; grows when a peer of the version before would misread it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """What must be equal in every part of one cluster."""
+
+    protocol: int
+    tandem: str
+    mlx: str
+    mlx_lm: str
+
+    def differences(self, other: Versions) -> list[str]:
+        """Names of the fields that differ, each with both values; empty when equal."""
+        names = ("protocol", "tandem", "mlx", "mlx_lm")
+        pairs = [(name, getattr(self, name), getattr(other, name)) for name in names]
+        return [
+            f"{name} {mine} here, {theirs} there" for name, mine, theirs in pairs if mine != theirs
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """How the model is split, and which part is meant."""
+
+    world: int
+    rank: Rank
+    kind: str = "single"
+    """"single" (world 1, no group) or "tensor"."""
+    backend: str = "none"
+    """"none", "ring", "jaccl" or "nccl"."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What an engine says of itself once it has loaded."""
+
+    trimmable: bool
+    """Every layer's cache can be cut at any position (no sliding window, no SSM state)."""
+    weight_bytes: int
+    memory_bytes: int
+    last_seq: int
+    """Last step applied in this epoch; 0 before the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """First message each way on an engine's stream; whatever differs is refused by name."""
+
+    epoch: Epoch
+    incarnation: int
+    """Of the coordinator; grows with each start. An engine refuses one lower than it has seen."""
+    versions: Versions
+    model_digest: str
+    plan: ShardPlan
+    facts: EngineFacts | None = None
+    """Filled in by the engine only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blas:
+    """The matrix library that engines of a node use."""
+
+    name: str
+    """"Metal", "CUDA", "Accelerate", "OpenBLAS", "MKL" or "reference"."""
+    preload: str
+    """Library that the agent preloads into its engines; empty for none."""
+    fast: bool
+    advice: str
+    """What to install when it is slow; empty otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One address of a machine."""
+
+    interface: str
+    ip: str
+    kind: str
+    """"thunderbolt", "ethernet", "wifi", "loopback" or "other"."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDescription:
+    """What an agent reports of its machine."""
+
+    node_id: str
+    """Stable for one machine and agent address."""
+    hostname: str
+    chip: str
+    cores: int
+    memory_bytes: int
+    """Installed."""
+    usable_bytes: int
+    """What engines of this node may use together."""
+    system: str
+    versions: Versions
+    blas: Blas
+    addresses: tuple[Address, ...]
+    agent_address: str
+    """"host:port" of the agent's gRPC service."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSpec:
+    """Everything an engine needs to know at its start."""
+
+    epoch: Epoch
+    secret: str
+    """Of the epoch; the engine's endpoint answers to nothing else."""
+    model: str
+    """Local folder, Hugging Face id, or "demo"."""
+    model_digest: str
+    plan: ShardPlan
+    ring: tuple[str, ...] = ()
+    """"host:port" of each rank's data plane, by rank; empty for world 1."""
+    threads: int = 0
+    """BLAS threads; 0 leaves the choice to the library."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The engine process exists."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """The engine reads weights (`what`: "download", "weights" or "warm-up")."""
+
+    what: str
+    fraction: float
+    """0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The engine takes steps at `endpoint` ("host:port")."""
+
+    endpoint: str
+    seconds: float
+    """Since its start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """Once a second: the agent's lease on the coordinator's trust, and the engine's use."""
+
+    rss_bytes: int
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The engine is gone. `code` is negative when a signal killed it."""
+
+    code: int
+    last_words: str
+    """Its own error line, else the end of its stderr."""
+
+
+EngineEvent = Started | Loading | Ready | Alive | Exited

@@ -1,0 +1,38 @@
+"""Settings, read once and frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Pacing:
+    """Time bounds of the plan, in seconds (DESIGN.md, invariants 3 and 5)."""
+
+    chunk: float = 0.25
+    """One prefill chunk is predicted to take at most this long."""
+    decode: float = 0.02
+    """One decode step is predicted to take at most this long, or is a single iteration."""
+    prefill_share: float = 0.5
+    """Share of the time that prefill gets while others decode; in (0, 1)."""
+    steps_in_flight: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of everything that could grow."""
+
+    sequences: int = 16
+    """Sequences with a slot at the same time."""
+    queue: int = 128
+    """Requests that wait for a slot; one more is refused with 429."""
+    parked: int = 16
+    """Prefixes kept after their sequence has ended."""
+    kv_tokens: int = 1 << 20
+    """KV positions of all slots together, live and parked, per rank."""
+    body_bytes: int = 32 << 20
+    """Size of an HTTP request body."""
+    queue_seconds: float = 600.0
+    """Longest wait for a slot."""
+    request_seconds: float = 7200.0
+    """Longest life of a request."""

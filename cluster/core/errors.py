@@ -1,0 +1,158 @@
+"""Every error Tandem raises on purpose, in one tree.
+
+    TandemError
+    ├── RequestError            the caller can mend it; nothing was computed
+    │   ├── InvalidRequest
+    │   │   └── PromptTooLong
+    │   ├── Unsupported
+    │   ├── ModelNotFound
+    │   └── BodyTooLarge
+    ├── Busy                    the same request may succeed later
+    │   ├── QueueFull
+    │   ├── NotReady
+    │   └── ShuttingDown
+    ├── Interrupted             a request that had begun could not be completed
+    │   ├── EpochEnded
+    │   └── DeadlinePassed
+    ├── SetupError              one clear line, then a non-zero exit
+    │   ├── BadConfiguration
+    │   ├── ModelUnavailable
+    │   ├── CannotShard
+    │   ├── AddressInUse
+    │   ├── NodeUnreachable
+    │   ├── VersionMismatch
+    │   └── LaunchFailed
+    └── ProtocolError           two parts of Tandem disagree; ends the epoch
+        ├── NotAuthorized
+        ├── StepRefused
+        └── DigestMismatch
+
+They are mapped once to gRPC status (`cluster/wire/status.py`) and once per HTTP dialect
+(`api/errors.py`). A message names what was wrong, with the numbers, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class TandemError(Exception):
+    """Base of all of the below; never raised itself."""
+
+
+class RequestError(TandemError):
+    """Raised when a request can't be served as it stands; the caller can mend it.
+
+    `param` names the offending field in the caller's dialect, if there is one.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class InvalidRequest(RequestError):
+    """Raised when a field is missing, of the wrong type, or out of its range."""
+
+
+class PromptTooLong(InvalidRequest):
+    """Raised when the prompt alone fills the context; says both numbers (tokens)."""
+
+    def __init__(self, prompt_tokens: int, context: int) -> None:
+        super().__init__(
+            f"the prompt has {prompt_tokens} tokens, and this model's context is {context} "
+            "tokens, of which at least one must be left for the answer: shorten the prompt",
+            param="messages",
+        )
+        self.prompt_tokens = prompt_tokens
+        self.context = context
+
+
+class Unsupported(RequestError):
+    """Raised when a parameter is understood but this version can't do it."""
+
+
+class ModelNotFound(RequestError):
+    """Raised when a request names a model that is not being served."""
+
+
+class BodyTooLarge(RequestError):
+    """Raised when a request body is larger than the limit (bytes)."""
+
+
+class Busy(TandemError):
+    """Raised when the cluster can't take the request now; try again in `retry_after` seconds."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QueueFull(Busy):
+    """Raised when as many requests are waiting as the queue holds."""
+
+
+class NotReady(Busy):
+    """Raised when no epoch is running: the model is loading or a node was lost."""
+
+
+class ShuttingDown(Busy):
+    """Raised when the coordinator is stopping and takes no more requests."""
+
+
+class Interrupted(TandemError):
+    """Raised when a request that had begun can't be completed."""
+
+
+class EpochEnded(Interrupted):
+    """Raised when the engines that were computing a request are gone; says why."""
+
+
+class DeadlinePassed(Interrupted):
+    """Raised when a request is not done within its deadline or its time in the queue."""
+
+
+class SetupError(TandemError):
+    """Raised when a command can't start; its message is the whole of what a person sees."""
+
+
+class BadConfiguration(SetupError):
+    """Raised when an option, file or environment variable makes no sense."""
+
+
+class ModelUnavailable(SetupError):
+    """Raised when a model folder is missing or incomplete, or the Hub can't be reached."""
+
+
+class CannotShard(SetupError):
+    """Raised when a model can't be split over the world size; names the dimension."""
+
+
+class AddressInUse(SetupError):
+    """Raised when a port that we were told to listen on is taken."""
+
+
+class NodeUnreachable(SetupError):
+    """Raised when a node agent does not answer at its address in time."""
+
+
+class VersionMismatch(SetupError):
+    """Raised when two parts run different versions; names the part and both versions."""
+
+
+class LaunchFailed(SetupError):
+    """Raised when an engine exits or stays silent before it is ready; carries its last words."""
+
+
+class ProtocolError(TandemError):
+    """Raised when a peer breaks the contract of the wire; the epoch can't go on."""
+
+
+class NotAuthorized(ProtocolError):
+    """Raised when a join token or an epoch secret is missing or wrong."""
+
+
+class StepRefused(ProtocolError):
+    """Raised when a step's epoch or sequence number is not the one expected."""
+
+
+class DigestMismatch(ProtocolError):
+    """Raised when two ranks report different digests for one step."""

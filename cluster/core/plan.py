@@ -1,0 +1,97 @@
+"""The plan: ordered steps that every rank applies once, and what comes back.
+
+Only the coordinator makes steps. A rank applies the parts of a step in the order of the
+fields below: release, park, fork, admit, then the decode iterations, then the chunks. What
+it computes is a function of the steps and of the sampled ids agreed in-band, of nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cluster.core.ids import Epoch, Seq, Slot
+from cluster.core.sampling import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """The slot's sequence has ended (finished or cancelled): it leaves the decode batch, and
+    the first `keep` positions of its cache stay as a reusable prefix; the rest is dropped."""
+
+    slot: Slot
+    keep: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """A new slot begins with a copy of the first `keep` positions of a parked one."""
+
+    source: Slot
+    slot: Slot
+    keep: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """A sequence takes a slot: an empty one, one just forked, or a parked one that is first
+    trimmed to `keep` positions (the positions that need no prefill)."""
+
+    slot: Slot
+    keep: int
+    sampling: Sampling
+    history: tuple[int, ...] = ()
+    """Prompt ids that the repetition penalty looks at; empty when it is off."""
+    generated: tuple[int, ...] = ()
+    """Ids already generated before a replay, which the penalties count; normally empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Part of a prompt to prefill: `tokens` at positions start, start + 1, ... of the slot."""
+
+    slot: Slot
+    start: int
+    tokens: tuple[int, ...]
+    sample: bool
+    """True for the prompt's last chunk: the token after it is sampled in the same step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One edit of the shared state of all ranks, and the work to do on it."""
+
+    epoch: Epoch
+    seq: Seq
+    release: tuple[Slot, ...] = ()
+    """Slots to drop with all they hold, parked or still in the decode batch."""
+    park: tuple[Park, ...] = ()
+    fork: tuple[Fork, ...] = ()
+    admit: tuple[Admit, ...] = ()
+    decode: tuple[Slot, ...] = ()
+    """Rows of the decode batch. Each iteration feeds a row its latest token and samples the
+    next one; the cache of each grows by one position an iteration."""
+    iterations: int = 0
+    """How many times to decode; 0 exactly when `decode` is empty."""
+    chunks: tuple[Chunk, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one rank, or after the comparison all of them, say of one step."""
+
+    epoch: Epoch
+    seq: Seq
+    digest: int
+    """CRC-32 over the batch layout (slots and cache lengths) and all sampled ids; equal on
+    all ranks or the epoch ends."""
+    decoded: tuple[int, ...] = ()
+    """Sampled ids of the decode iterations, `iterations x len(decode)`, iteration by
+    iteration. Every rank knows them; only rank 0 fills them in."""
+    prefilled: tuple[int, ...] = ()
+    """Sampled ids of the chunks with `sample`, in their order. Filled in by rank 0."""
+    decode_seconds: float = 0.0
+    """Time that the decode iterations took on this rank, waits for other ranks included."""
+    chunk_seconds: tuple[float, ...] = ()
+    """The same for each chunk."""
+    memory_bytes: int = 0
+    """Memory that MLX holds on this rank (active and cached)."""

@@ -1,0 +1,93 @@
+"""One request, whatever dialect it came in, and how it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from cluster.core.ids import RequestId
+from cluster.core.sampling import Sampling
+
+
+class Phase(StrEnum):
+    """Where a live request is."""
+
+    QUEUED = "queued"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    DRAINING = "draining"
+    """Over for the client; its slot is not yet released on every rank."""
+
+
+class Finish(StrEnum):
+    """Why a request ended."""
+
+    STOP = "stop"
+    """The model ended its turn, or a stop string came."""
+    LENGTH = "length"
+    """max_tokens or the context is used up."""
+    CANCELLED = "cancelled"
+    """The client left, or asked for it."""
+    FAILED = "failed"
+    """It could not be completed; an error says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the scheduler needs to know; all checks are behind it."""
+
+    id: RequestId
+    prompt: tuple[int, ...]
+    max_tokens: int
+    """At most this many new tokens; already clamped to what the context leaves."""
+    sampling: Sampling = field(default_factory=Sampling)
+    end_ids: frozenset[int] = frozenset()
+    """Ids that end the answer and are no part of its text."""
+    scope: str = ""
+    """Only prefixes computed under the same scope are reused (one per API key)."""
+    deadline: float | None = None
+    """By this time on the coordinator's clock it must be done, or it is cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one request, equal in every dialect."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    """Prompt tokens that were not computed because a cached prefix held them."""
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a live request is; what signs of life and `tandem status` show."""
+
+    phase: Phase
+    prompt_tokens: int
+    prefilled: int
+    """Prompt positions whose cache is filled, reused ones included."""
+    generated: int
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a dialect turns a client's request into."""
+
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    max_tokens: int | None = None
+    """None: as much as the context leaves."""
+    stop: tuple[str, ...] = ()
+    """The answer ends before the first of these strings; they are no part of its text."""
+    scope: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some of the answer, as it comes."""
+
+    text: str
+    """May be empty: the text of a token can be held back."""
+    tokens: int
+    """How many tokens it stands for."""

@@ -1,0 +1,97 @@
+"""What a person sees of the cluster: `GET /health`, `GET /cluster`, `tandem status`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cluster.core.cluster import NodeDescription
+from cluster.core.request import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The model that is being served."""
+
+    id: str
+    """As clients name it."""
+    context: int
+    """Longest prompt plus answer, in tokens."""
+    created: int
+    """Unix time at which it began to be served."""
+    demo: bool
+    """True for the tiny model that ships with Tandem."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Healthy while steps advance or none are wanted."""
+
+    ok: bool
+    reason: str
+    """"serving", or what is the matter."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankView:
+    """One engine."""
+
+    rank: int
+    node_id: str
+    endpoint: str
+    pid: int
+    weight_bytes: int
+    memory_bytes: int
+    """Held by MLX at the last step."""
+    rss_bytes: int
+    last_seq: int
+    """Last step it has answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestView:
+    """One live request."""
+
+    id: str
+    progress: Progress
+    cached_tokens: int
+    age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What must return to zero, and what must stay there."""
+
+    channels: int
+    sequences: int
+    slots: int
+    """Slots in use by live sequences; parked prefixes are counted apart."""
+    parked: int
+    tasks: int
+    journal: int
+    drained_tokens: int
+    """Tokens computed past the end of their request, in total; never delivered."""
+    orphan_tokens: int
+    """Tokens that had no channel; always 0, or there is a bug."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    """A picture of the whole cluster at one moment."""
+
+    model: ServedModel
+    health: Health
+    epoch: int
+    world: int
+    backend: str
+    link: str
+    """Kind of the slowest link of the data plane: "none", "loopback", "ethernet", ..."""
+    nodes: tuple[NodeDescription, ...]
+    ranks: tuple[RankView, ...]
+    requests: tuple[RequestView, ...]
+    counters: Counters
+    decode_tokens_per_second: float
+    """Over the last 10 seconds, all streams together."""
+    prefill_tokens_per_second: float
+    queue_limit: int
+    steps_sent: int
+    uptime_seconds: float
