@@ -1,0 +1,1 @@
+"""gRPC: the only importer of grpc and of the generated code."""

@@ -1,0 +1,166 @@
+"""Core values <-> messages of the engine's stream."""
+
+from __future__ import annotations
+
+from cluster.core.cluster import EngineFacts, Hello, ShardPlan, Versions
+from cluster.core.ids import Epoch, Rank, Seq, Slot
+from cluster.core.plan import Admit, Chunk, Fork, Park, Step, StepResult
+from cluster.core.sampling import Sampling
+from cluster.wire.v1 import engine_pb2 as pb
+
+
+def versions_to(value: Versions) -> pb.Versions:
+    return pb.Versions(
+        protocol=value.protocol, tandem=value.tandem, mlx=value.mlx, mlx_lm=value.mlx_lm
+    )
+
+
+def versions_from(message: pb.Versions) -> Versions:
+    return Versions(message.protocol, message.tandem, message.mlx, message.mlx_lm)
+
+
+def plan_to(value: ShardPlan) -> pb.ShardPlan:
+    return pb.ShardPlan(
+        world=value.world, rank=value.rank, kind=value.kind, backend=value.backend
+    )
+
+
+def plan_from(message: pb.ShardPlan) -> ShardPlan:
+    return ShardPlan(message.world, Rank(message.rank), message.kind, message.backend)
+
+
+def hello_to(value: Hello) -> pb.Hello:
+    message = pb.Hello(
+        epoch=value.epoch,
+        incarnation=value.incarnation,
+        versions=versions_to(value.versions),
+        model_digest=value.model_digest,
+        plan=plan_to(value.plan),
+    )
+    if value.facts is not None:
+        message.facts.CopyFrom(
+            pb.EngineFacts(
+                trimmable=value.facts.trimmable,
+                weight_bytes=value.facts.weight_bytes,
+                memory_bytes=value.facts.memory_bytes,
+                last_seq=value.facts.last_seq,
+            )
+        )
+    return message
+
+
+def hello_from(message: pb.Hello) -> Hello:
+    facts = message.facts
+    return Hello(
+        epoch=Epoch(message.epoch),
+        incarnation=message.incarnation,
+        versions=versions_from(message.versions),
+        model_digest=message.model_digest,
+        plan=plan_from(message.plan),
+        facts=EngineFacts(
+            facts.trimmable, facts.weight_bytes, facts.memory_bytes, facts.last_seq
+        )
+        if message.HasField("facts")
+        else None,
+    )
+
+
+def step_to(step: Step) -> pb.Step:
+    return pb.Step(
+        epoch=step.epoch,
+        seq=step.seq,
+        release=step.release,
+        park=[pb.Park(slot=p.slot, keep=p.keep) for p in step.park],
+        fork=[pb.Fork(source=f.source, slot=f.slot, keep=f.keep) for f in step.fork],
+        admit=[_admit_to(a) for a in step.admit],
+        decode=step.decode,
+        iterations=step.iterations,
+        chunks=[
+            pb.Chunk(slot=c.slot, start=c.start, tokens=c.tokens, sample=c.sample)
+            for c in step.chunks
+        ],
+    )
+
+
+def step_from(message: pb.Step) -> Step:
+    return Step(
+        epoch=Epoch(message.epoch),
+        seq=Seq(message.seq),
+        release=tuple(map(Slot, message.release)),
+        park=tuple(Park(Slot(p.slot), p.keep) for p in message.park),
+        fork=tuple(Fork(Slot(f.source), Slot(f.slot), f.keep) for f in message.fork),
+        admit=tuple(map(_admit_from, message.admit)),
+        decode=tuple(map(Slot, message.decode)),
+        iterations=message.iterations,
+        chunks=tuple(
+            Chunk(Slot(c.slot), c.start, tuple(c.tokens), c.sample) for c in message.chunks
+        ),
+    )
+
+
+def _admit_to(admit: Admit) -> pb.Admit:
+    s = admit.sampling
+    return pb.Admit(
+        slot=admit.slot,
+        keep=admit.keep,
+        sampling=pb.Sampling(
+            temperature=s.temperature,
+            top_k=s.top_k,
+            top_p=s.top_p,
+            min_p=s.min_p,
+            repetition_penalty=s.repetition_penalty,
+            presence_penalty=s.presence_penalty,
+            frequency_penalty=s.frequency_penalty,
+            logit_bias=dict(s.logit_bias),
+            seed=s.seed,
+        ),
+        history=admit.history,
+        generated=admit.generated,
+    )
+
+
+def _admit_from(message: pb.Admit) -> Admit:
+    s = message.sampling
+    return Admit(
+        slot=Slot(message.slot),
+        keep=message.keep,
+        sampling=Sampling(
+            temperature=s.temperature,
+            top_k=s.top_k,
+            top_p=s.top_p,
+            min_p=s.min_p,
+            repetition_penalty=s.repetition_penalty,
+            presence_penalty=s.presence_penalty,
+            frequency_penalty=s.frequency_penalty,
+            logit_bias=dict(s.logit_bias),
+            seed=s.seed,
+        ),
+        history=tuple(message.history),
+        generated=tuple(message.generated),
+    )
+
+
+def result_to(result: StepResult) -> pb.StepResult:
+    return pb.StepResult(
+        epoch=result.epoch,
+        seq=result.seq,
+        digest=result.digest,
+        decoded=result.decoded,
+        prefilled=result.prefilled,
+        decode_seconds=result.decode_seconds,
+        chunk_seconds=result.chunk_seconds,
+        memory_bytes=result.memory_bytes,
+    )
+
+
+def result_from(message: pb.StepResult) -> StepResult:
+    return StepResult(
+        epoch=Epoch(message.epoch),
+        seq=Seq(message.seq),
+        digest=message.digest,
+        decoded=tuple(message.decoded),
+        prefilled=tuple(message.prefilled),
+        decode_seconds=message.decode_seconds,
+        chunk_seconds=tuple(message.chunk_seconds),
+        memory_bytes=message.memory_bytes,
+    )

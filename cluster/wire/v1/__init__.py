@@ -1,0 +1,1 @@
+"""Generated from proto/cluster/wire/v1 by scripts/generate_wire.py; not edited by hand."""
