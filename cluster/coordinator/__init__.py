@@ -1,0 +1,1 @@
+"""Wires the pure parts to I/O: channels, the journal of live requests, epochs, members."""

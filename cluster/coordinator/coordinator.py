@@ -1,0 +1,259 @@
+"""The one that decides: takes requests, drives the plan, hands out tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import structlog
+
+from cluster.coordinator.epoch import Group
+from cluster.coordinator.generation import Generation
+from cluster.coordinator.journal import Entry, Journal
+from cluster.coordinator.meter import Meter
+from cluster.coordinator.picture import picture
+from cluster.coordinator.ranks import StepPort
+from cluster.core.channel import ChannelTable, TokenChannel
+from cluster.core.clock import Clock
+from cluster.core.config import Limits, Pacing
+from cluster.core.errors import (
+    DeadlinePassed,
+    EpochEnded,
+    InvalidRequest,
+    NotReady,
+    PromptTooLong,
+    ShuttingDown,
+    TandemError,
+)
+from cluster.core.ids import Epoch, RequestId
+from cluster.core.request import Finish, Order, Piece, Request
+from cluster.core.view import ClusterView, Health, ServedModel
+from cluster.scheduler.events import Drained, Event, Released, Sampled
+from cluster.scheduler.scheduler import Scheduler
+from cluster.text.stream import TextStream
+from cluster.text.tokenizer import Tokenizer
+
+WATCH_SECONDS = 0.25
+"""How often deadlines are looked at; never part of the plan."""
+
+log = structlog.get_logger()
+
+
+class Coordinator:
+    """Serves one model. `drive` runs an epoch; the rest is called by the API on the same loop."""
+
+    def __init__(
+        self,
+        model: ServedModel,
+        tokenizer: Tokenizer,
+        *,
+        limits: Limits,
+        pacing: Pacing,
+        clock: Clock,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.limits = limits
+        self.pacing = pacing
+        self.clock = clock
+        self.channels = ChannelTable()
+        self.journal: Journal = {}
+        self.meter = Meter()
+        self.scheduler: Scheduler | None = None
+        """The plan of the epoch that runs; None between epochs."""
+        self.group: Group | None = None
+        """The engines of the epoch that runs."""
+        self.started = clock.now()
+        self._waiting_for = "starting"
+        self._closing = False
+        self._planned = asyncio.Event()
+
+    # For the API
+
+    def submit(self, order: Order, *, prefix: str = "chatcmpl") -> Generation:
+        """Take a request. All that can be decided is decided now.
+
+        Raises PromptTooLong, InvalidRequest, QueueFull, NotReady or ShuttingDown.
+        """
+        scheduler = self._accepting()
+        room = self.model.context - len(order.prompt)
+        if room <= 0:
+            raise PromptTooLong(len(order.prompt), self.model.context)
+        if not order.prompt:
+            raise InvalidRequest("the prompt has no tokens", param="messages")
+        now = self.clock.now()
+        request = Request(
+            id=RequestId(f"{prefix}-{secrets.token_hex(16)}"),
+            prompt=order.prompt,
+            max_tokens=room if order.max_tokens is None else min(order.max_tokens, room),
+            sampling=order.sampling,
+            end_ids=self.tokenizer.end_ids,
+            scope=order.scope,
+            deadline=now + self.limits.request_seconds,
+        )
+        channel = TokenChannel(request.id, self.channels)
+        try:
+            sequence = scheduler.submit(channel, request, now)
+        except TandemError:
+            self.channels.remove(request.id)
+            raise
+        text = TextStream(self.tokenizer, order.stop)
+        entry = Entry(request, sequence, channel, text)
+        self.journal[request.id] = entry
+        self._planned.set()
+        return Generation(entry, self._cancel)
+
+    def health(self) -> Health:
+        """Healthy while steps advance or none are wanted."""
+        if self._closing or self.scheduler is None:
+            return Health(False, "stopping" if self._closing else self._waiting_for)
+        if self.scheduler.overdue(self.clock.now()):
+            return Health(False, "a step is past its deadline")
+        return Health(True, "serving")
+
+    def view(self) -> ClusterView:
+        """A picture of everything, for people."""
+        return picture(self)
+
+    # For whoever runs it
+
+    def waiting_for(self, what: str) -> None:
+        """Between epochs: what is being waited for, in a few words."""
+        self._waiting_for = what
+
+    async def drive(self, epoch: Epoch, ranks: StepPort, *, trimmable: bool) -> None:
+        """Run one epoch on `ranks` until it ends; always raises what ended it (EpochEnded, or
+        a ProtocolError when ranks disagree). Every live request then fails with EpochEnded."""
+        self.scheduler = Scheduler(epoch, self.limits, self.pacing, trimmable=trimmable)
+        reason = "the engines were stopped"
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._send_steps(self.scheduler, ranks), name="send steps")
+                group.create_task(self._apply_results(self.scheduler, ranks), name="results")
+                group.create_task(self._watch(self.scheduler), name="watch deadlines")
+        except ExceptionGroup as errors:
+            error = _first_leaf(errors)
+            reason = str(error)
+            raise error from errors
+        finally:
+            self.scheduler = None
+            exits = [engine.exit for engine in self.group.engines] if self.group else []
+            reason = next(filter(None, exits), reason)
+            self._waiting_for = f"forming a new group: {reason}"
+            self._fail_all(EpochEnded(f"the request was cut off: {reason}"))
+
+    def close(self) -> None:
+        """Take no more requests, and end every live one with ShuttingDown."""
+        self._closing = True
+        self._fail_all(ShuttingDown("the server is stopping", retry_after=5))
+
+    # The epoch's tasks
+
+    async def _send_steps(self, scheduler: Scheduler, ranks: StepPort) -> None:
+        while True:
+            self._planned.clear()
+            step = scheduler.next_step(self.clock.now())
+            if step is None:
+                await self._planned.wait()
+            else:
+                await ranks.send(step)
+
+    async def _apply_results(self, scheduler: Scheduler, ranks: StepPort) -> None:
+        while True:
+            result = await ranks.next_result()
+            prefilled = scheduler.flight_tokens()
+            for event in scheduler.apply(result):
+                self._handle(event)
+            self._planned.set()
+            now = self.clock.now()
+            self.meter.add(now, decoded=len(result.decoded), prefilled=prefilled)
+
+    async def _watch(self, scheduler: Scheduler) -> None:
+        """End what is past its deadline: a request, or the epoch when a step is."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            now = self.clock.now()
+            if scheduler.overdue(now):
+                raise EpochEnded("a step did not finish within its deadline")
+            for request_id in scheduler.expired(now):
+                entry = self.journal[request_id]
+                where = "in the queue" if entry.sequence.slot is None else "in all"
+                waited = f"{now - entry.sequence.submitted:.0f} s {where}"
+                error = DeadlinePassed(f"the request took too long ({waited})")
+                self._end(request_id, Finish.FAILED, error)
+
+    # Events
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case Sampled():
+                self._deliver(event)
+            case Drained(_, count):
+                self.channels.drained(count)
+            case Released(request_id):
+                self.channels.remove(request_id)
+                self.journal.pop(request_id, None)
+
+    def _deliver(self, event: Sampled) -> None:
+        """Turn new ids into text on the request's channel; the only way tokens get there."""
+        channel = self.channels.find(event.request_id, event.count)
+        if channel is None:
+            if event.request_id not in self.channels:
+                log.error("tokens without a channel", request=event.request_id)
+            return
+        entry = self.journal[event.request_id]
+        text: list[str] = []
+        taken = event.count
+        for place, token in enumerate(event.ids, start=1):
+            text.append(entry.text.push(token))
+            if entry.text.stopped:
+                taken = place
+                break
+        if event.finish is not None and not entry.text.stopped:
+            text.append(entry.text.finish())
+        entry.delivered += taken
+        channel.put(Piece("".join(text), taken))
+        if entry.text.stopped:
+            self.channels.drained(event.count - taken)
+            self._end(event.request_id, Finish.STOP)
+        elif event.finish is not None:
+            channel.close(event.finish)
+
+    def _cancel(self, request_id: RequestId) -> None:
+        self._end(request_id, Finish.CANCELLED)
+
+    def _end(
+        self, request_id: RequestId, finish: Finish, error: TandemError | None = None
+    ) -> None:
+        """The request is over for its client, and leaves the plan at the next step."""
+        entry = self.journal.get(request_id)
+        if entry is None:
+            return
+        entry.channel.close(finish, error)
+        if self.scheduler is not None:
+            for event in self.scheduler.end(request_id, finish):
+                self._handle(event)
+        self._planned.set()
+
+    def _fail_all(self, error: TandemError) -> None:
+        """Every live request fails with `error`; where no epoch runs, all state goes too."""
+        for request_id, entry in list(self.journal.items()):
+            if self.scheduler is not None:
+                self._end(request_id, Finish.FAILED, error)
+            else:
+                entry.channel.close(Finish.FAILED, error)
+                self._handle(Released(request_id))
+
+    def _accepting(self) -> Scheduler:
+        if self._closing:
+            raise ShuttingDown("the server is stopping", retry_after=5)
+        if self.scheduler is None:
+            raise NotReady(f"not ready: {self._waiting_for}", retry_after=2)
+        return self.scheduler
+
+
+def _first_leaf(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first real error in nested groups."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

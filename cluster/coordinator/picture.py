@@ -1,0 +1,81 @@
+"""The state of everything at one moment, for people: what `GET /cluster` answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cluster.coordinator.epoch import EngineState, Group
+from cluster.core.cluster import NodeDescription
+from cluster.core.view import ClusterView, Counters, RankView, RequestView
+
+if TYPE_CHECKING:
+    from cluster.coordinator.coordinator import Coordinator
+
+SLOWEST_FIRST = ("wifi", "other", "ethernet", "thunderbolt", "loopback")
+
+
+def picture(coordinator: Coordinator) -> ClusterView:
+    """Look at a coordinator, its group and its live requests; changes nothing."""
+    now = coordinator.clock.now()
+    group, scheduler = coordinator.group, coordinator.scheduler
+    decoded, prefilled = coordinator.meter.rates(now)
+    engines = group.engines if group else ()
+    nodes = tuple(dict.fromkeys(engine.member.description for engine in engines))
+    return ClusterView(
+        model=coordinator.model,
+        health=coordinator.health(),
+        epoch=group.epoch if group else 0,
+        world=len(engines),
+        backend=group.backend if group else "none",
+        link=slowest_link(nodes, [engine.member.host for engine in engines]),
+        nodes=nodes,
+        ranks=tuple(_rank(group, engine) for engine in engines) if group else (),
+        requests=tuple(
+            RequestView(
+                id=entry.request.id,
+                progress=entry.sequence.progress,
+                cached_tokens=entry.sequence.cached,
+                age_seconds=now - entry.sequence.submitted,
+            )
+            for entry in coordinator.journal.values()
+        ),
+        counters=Counters(
+            channels=len(coordinator.channels),
+            sequences=len(scheduler.sequences) if scheduler else 0,
+            slots=scheduler.live_slots if scheduler else 0,
+            parked=scheduler.parked_slots if scheduler else 0,
+            tasks=len(asyncio.all_tasks()),
+            journal=len(coordinator.journal),
+            drained_tokens=coordinator.channels.drained_tokens,
+            orphan_tokens=coordinator.channels.orphan_tokens,
+        ),
+        decode_tokens_per_second=decoded,
+        prefill_tokens_per_second=prefilled,
+        queue_limit=coordinator.limits.queue,
+        steps_sent=scheduler.last_seq if scheduler else 0,
+        uptime_seconds=now - coordinator.started,
+    )
+
+
+def _rank(group: Group, engine: EngineState) -> RankView:
+    return RankView(
+        rank=engine.rank,
+        node_id=engine.member.description.node_id,
+        endpoint=engine.endpoint,
+        pid=engine.pid,
+        weight_bytes=engine.weight_bytes,
+        memory_bytes=group.ranks.memory_bytes[engine.rank],
+        rss_bytes=engine.rss_bytes,
+        last_seq=group.ranks.last_seq,
+    )
+
+
+def slowest_link(nodes: Sequence[NodeDescription], hosts: Sequence[str]) -> str:
+    """Kind of the slowest interface that carries the data plane; "none" for one rank."""
+    if len(hosts) < 2:
+        return "none"
+    kinds = {address.ip: address.kind for node in nodes for address in node.addresses}
+    used = [kinds.get(host, "loopback" if host.startswith("127.") else "other") for host in hosts]
+    return min(used, key=SLOWEST_FIRST.index)

@@ -1,0 +1,125 @@
+"""An engine that costs nothing and a tokenizer without a vocabulary, for tests of the shell."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+from cluster.coordinator.coordinator import Coordinator
+from cluster.core.channel import ChannelTable
+from cluster.core.clock import SystemClock
+from cluster.core.config import Limits, Pacing
+from cluster.core.ids import Slot
+from cluster.core.plan import Step, StepResult
+from cluster.core.view import ServedModel
+
+END = 1
+"""The id that ends an answer."""
+
+
+def answer(prompt: Sequence[int], length: int) -> list[int]:
+    """The ids that FakeRanks gives to a prompt: a function of the prompt and the position."""
+    seed = zlib.crc32(repr(tuple(prompt)).encode())
+    return [32 + (seed + 7919 * place) % 90 for place in range(length)]
+
+
+class FakeTokenizer:
+    """One id is one character; ids below 32 have no text."""
+
+    end_ids = frozenset({END})
+    special_ids = frozenset({END})
+    vocab_size = 0x110000
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(chr(token) for token in ids if token >= 32)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return tuple(map(ord, text))
+
+    def render(self, messages: Sequence[Any], *, tools: Any = None) -> tuple[int, ...]:
+        return self.encode("".join(str(m["content"]) for m in messages))
+
+
+class FakeRanks:
+    """Answers each step at once: the result can be read before `send` has returned.
+
+    `pause` is awaited at every seam, so that a test can put any interleaving there.
+    """
+
+    def __init__(self, pauses: random.Random | None = None) -> None:
+        self._prompts: dict[Slot, list[int]] = {}
+        self._told: dict[Slot, int] = {}
+        self._results: asyncio.Queue[StepResult] = asyncio.Queue()
+        self._pauses = pauses
+        self.steps: list[Step] = []
+        self.gate = asyncio.Event()
+        """Cleared, results are held back."""
+        self.gate.set()
+
+    async def pause(self) -> None:
+        if self._pauses is not None:
+            for _ in range(self._pauses.choice((0, 0, 1, 2, 5))):
+                await asyncio.sleep(0)
+
+    async def send(self, step: Step) -> None:
+        self.steps.append(step)
+        await self.pause()
+        self._results.put_nowait(self._execute(step))
+        await self.pause()
+
+    async def next_result(self) -> StepResult:
+        result = await self._results.get()
+        await self.gate.wait()
+        await self.pause()
+        return result
+
+    def _execute(self, step: Step) -> StepResult:
+        for fork in step.fork:
+            self._prompts[fork.slot] = self._prompts[fork.source][: fork.keep]
+        for admit in step.admit:
+            self._prompts[admit.slot] = self._prompts.get(admit.slot, [])[: admit.keep]
+            self._told[admit.slot] = 0
+        decoded: list[int] = []
+        for _ in range(step.iterations):
+            decoded.extend(self._next(slot) for slot in step.decode)
+        prefilled: list[int] = []
+        for chunk in step.chunks:
+            assert len(self._prompts[chunk.slot]) == chunk.start
+            self._prompts[chunk.slot].extend(chunk.tokens)
+            if chunk.sample:
+                prefilled.append(self._next(chunk.slot))
+        return StepResult(
+            step.epoch,
+            step.seq,
+            digest=0,
+            decoded=tuple(decoded),
+            prefilled=tuple(prefilled),
+            decode_seconds=0.001 * step.iterations,
+            chunk_seconds=tuple(0.0001 * len(chunk.tokens) for chunk in step.chunks),
+        )
+
+    def _next(self, slot: Slot) -> int:
+        self._told[slot] += 1
+        return answer(self._prompts[slot], self._told[slot])[-1]
+
+
+def make_coordinator(
+    *,
+    limits: Limits | None = None,
+    context: int = 4096,
+    channels: ChannelTable | None = None,
+) -> Coordinator:
+    """A coordinator over the fakes; call `drive` on FakeRanks to give it an epoch."""
+    coordinator = Coordinator(
+        ServedModel("fake", context, 0, demo=False),
+        FakeTokenizer(),  # type: ignore[arg-type]
+        limits=limits or Limits(parked=0),
+        pacing=Pacing(),
+        clock=SystemClock(),
+    )
+    if channels is not None:
+        coordinator.channels = channels
+    return coordinator
