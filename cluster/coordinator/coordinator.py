@@ -221,9 +221,7 @@ class Coordinator:
     def _cancel(self, request_id: RequestId) -> None:
         self._end(request_id, Finish.CANCELLED)
 
-    def _end(
-        self, request_id: RequestId, finish: Finish, error: TandemError | None = None
-    ) -> None:
+    def _end(self, request_id: RequestId, finish: Finish, error: TandemError | None = None) -> None:
         """The request is over for its client, and leaves the plan at the next step."""
         entry = self.journal.get(request_id)
         if entry is None:

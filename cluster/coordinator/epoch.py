@@ -113,9 +113,7 @@ def _plan(world: int, rank: Rank) -> ShardPlan:
     return ShardPlan(world, rank, "tensor", "ring") if world > 1 else ShardPlan(1, rank)
 
 
-def _group(
-    epoch: Epoch, engines: Sequence[EngineState], clients: Sequence[EngineClient]
-) -> Group:
+def _group(epoch: Epoch, engines: Sequence[EngineState], clients: Sequence[EngineClient]) -> Group:
     facts = [client.hello.facts for client in clients]
     for engine, fact in zip(engines, facts, strict=True):
         engine.weight_bytes = fact.weight_bytes if fact else 0
@@ -169,9 +167,7 @@ async def _connected(
     async with AsyncExitStack() as stack:
         clients = []
         for engine, spec in zip(engines, specs, strict=True):
-            hello = Hello(
-                spec.epoch, recipe.incarnation, versions(), recipe.digest, spec.plan
-            )
+            hello = Hello(spec.epoch, recipe.incarnation, versions(), recipe.digest, spec.plan)
             clients.append(
                 await stack.enter_async_context(connect(engine.endpoint, spec.secret, hello))
             )

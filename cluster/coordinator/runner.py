@@ -84,4 +84,3 @@ def first_leaf(errors: BaseExceptionGroup[TandemError]) -> TandemError:
         error = error.exceptions[0]
     assert isinstance(error, TandemError)  # the group's type says so
     return error
-

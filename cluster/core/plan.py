@@ -43,6 +43,9 @@ class Admit:
     """Prompt ids that the repetition penalty looks at; empty when it is off."""
     generated: tuple[int, ...] = ()
     """Ids already generated before a replay, which the penalties count; normally empty."""
+    end_ids: tuple[int, ...] = ()
+    """Ids that end the answer. Once every row of a step has sampled one, its remaining
+    iterations are left out, on all ranks alike: see `StepResult.decoded`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +88,10 @@ class StepResult:
     """CRC-32 over the batch layout (slots and cache lengths) and all sampled ids; equal on
     all ranks or the epoch ends."""
     decoded: tuple[int, ...] = ()
-    """Sampled ids of the decode iterations, `iterations x len(decode)`, iteration by
-    iteration. Every rank knows them; only rank 0 fills them in."""
+    """Sampled ids of the decode iterations, `n x len(decode)`, iteration by iteration. n is
+    `iterations`, or fewer when all rows have ended: iteration i is left out when every row had
+    sampled an end id by launch i - 2, counted over all launches of the epoch (that one is done
+    on every rank by then). Every rank knows the ids; only rank 0 fills them in."""
     prefilled: tuple[int, ...] = ()
     """Sampled ids of the chunks with `sample`, in their order. Filled in by rank 0."""
     decode_seconds: float = 0.0

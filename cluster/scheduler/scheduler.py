@@ -97,12 +97,17 @@ class Scheduler:
     def apply(self, result: StepResult) -> list[Event]:
         """All ranks have answered the oldest step in flight. Raises StepRefused when `result`
         is of another step, or not of the step's shape."""
-        if not self._flights or self._flights[0].step.seq != result.seq:
-            raise StepRefused(f"result of step {result.seq}, which is not the next one awaited")
+        awaited = self._flights[0].step if self._flights else None
+        if awaited is None or (awaited.epoch, awaited.seq) != (result.epoch, result.seq):
+            raise StepRefused(
+                f"result of step {result.seq} of epoch {result.epoch}, which is not the next "
+                "one awaited"
+            )
+        sampled = _sampled_ids(self._flights[0], result)
         flight = self._flights.popleft()
         self._observe(flight.step, result)
         events: list[Event] = []
-        for sequence, ids in _sampled_ids(flight, result):
+        for sequence, ids in sampled:
             events.extend(self._learn(sequence, ids))
         for request_id in flight.ended:
             del self._requests[request_id]
@@ -264,13 +269,18 @@ class Scheduler:
     # Learning
 
     def _observe(self, step: Step, result: StepResult) -> None:
-        self._decode_pace.observe(len(step.decode), step.iterations, result.decode_seconds)
+        rows = len(step.decode)
+        if rows:
+            done = len(result.decoded) // rows
+            self._decode_pace.observe(rows, done, result.decode_seconds)
         for chunk, seconds in zip(step.chunks, result.chunk_seconds, strict=True):
             self._prefill_pace.observe(chunk.start, len(chunk.tokens), seconds)
 
     def _learn(self, sequence: Sequence, ids: list[int]) -> list[Event]:
         """Ids were sampled for a sequence: deliver what belongs to its answer."""
         request = sequence.request
+        if not ids:
+            return []  # it had ended in the step before: every iteration was left out
         if sequence.finish is not None:
             return [Drained(request.id, len(ids))]
         taken: list[int] = []
@@ -304,14 +314,23 @@ def _sampled_ids(flight: Flight, result: StepResult) -> list[tuple[Sequence, lis
     step = flight.step
     rows = len(step.decode)
     sampling = [chunk for chunk in step.chunks if chunk.sample]
-    if len(result.decoded) != rows * step.iterations or len(result.prefilled) != len(sampling):
+    done, odd = divmod(len(result.decoded), rows) if rows else (0, len(result.decoded))
+    shape = (done > step.iterations, len(result.prefilled), len(result.chunk_seconds))
+    if odd or shape != (False, len(sampling), len(step.chunks)):
         raise StepRefused(f"result of step {step.seq} has not the shape of the step")
     sampled = [
         (flight.owners[slot], list(result.decoded[row::rows]))
         for row, slot in enumerate(step.decode)
     ]
+    if done < step.iterations and not all(_has_ended(*row) for row in sampled):
+        raise StepRefused(f"result of step {step.seq} leaves out what a sequence still wants")
     for chunk in step.chunks:
         flight.owners[chunk.slot].prefilled = chunk.start + len(chunk.tokens)
     for chunk, token in zip(sampling, result.prefilled, strict=True):
         sampled.append((flight.owners[chunk.slot], [token]))
     return sampled
+
+
+def _has_ended(sequence: Sequence, ids: list[int]) -> bool:
+    """True when nothing more is wanted of the sequence, or will be once it has these ids."""
+    return sequence.finish is not None or not sequence.request.end_ids.isdisjoint(ids)

@@ -48,17 +48,16 @@ class Sequence:
 
     @property
     def planned_length(self) -> int:
-        """Positions its slot holds once all sent steps are done. The latest sampled token is
-        in no cache yet: it is fed by the next iteration."""
+        """Positions its slot holds once all sent steps are done, at most: iterations may be
+        left out once it has sampled an end id. The latest sampled token is in no cache yet: it
+        is fed by the next iteration."""
         return self.planned_prefill + max(0, self.planned_tokens - 1)
 
     @property
     def known_ids(self) -> tuple[int, ...]:
-        """Ids whose positions in the slot are known, in order: what can be parked."""
-        ids = self.request.prompt[: self.planned_prefill]
-        if self.planned_prefill == self.prompt_tokens:
-            ids += tuple(self.tokens)
-        return ids[: self.planned_length]
+        """Ids whose positions in the slot are known, in order: what can be parked. The latest
+        known token is left out, since nothing may ever have fed it."""
+        return self.request.prompt[: self.planned_prefill] + tuple(self.tokens[:-1])
 
     @property
     def progress(self) -> Progress:

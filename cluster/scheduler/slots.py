@@ -70,9 +70,10 @@ class SlotPool:
         sequence.cached = sequence.planned_prefill = sequence.prefilled = keep
         self._reserved += sequence.reserved
         self.live[slot] = sequence
-        sampling = sequence.request.sampling
-        history = sequence.request.prompt if sampling.repetition_penalty != 1.0 else ()
-        self._edits.admit.append(Admit(slot, keep, sampling, history))
+        request = sequence.request
+        history = request.prompt if request.sampling.repetition_penalty != 1.0 else ()
+        end_ids = tuple(sorted(request.end_ids))
+        self._edits.admit.append(Admit(slot, keep, request.sampling, history, end_ids=end_ids))
         return True
 
     def retire(self, sequence: Sequence) -> None:

@@ -20,9 +20,7 @@ def versions_from(message: pb.Versions) -> Versions:
 
 
 def plan_to(value: ShardPlan) -> pb.ShardPlan:
-    return pb.ShardPlan(
-        world=value.world, rank=value.rank, kind=value.kind, backend=value.backend
-    )
+    return pb.ShardPlan(world=value.world, rank=value.rank, kind=value.kind, backend=value.backend)
 
 
 def plan_from(message: pb.ShardPlan) -> ShardPlan:
@@ -57,9 +55,7 @@ def hello_from(message: pb.Hello) -> Hello:
         versions=versions_from(message.versions),
         model_digest=message.model_digest,
         plan=plan_from(message.plan),
-        facts=EngineFacts(
-            facts.trimmable, facts.weight_bytes, facts.memory_bytes, facts.last_seq
-        )
+        facts=EngineFacts(facts.trimmable, facts.weight_bytes, facts.memory_bytes, facts.last_seq)
         if message.HasField("facts")
         else None,
     )
@@ -116,6 +112,7 @@ def _admit_to(admit: Admit) -> pb.Admit:
         ),
         history=admit.history,
         generated=admit.generated,
+        end_ids=admit.end_ids,
     )
 
 
@@ -137,6 +134,7 @@ def _admit_from(message: pb.Admit) -> Admit:
         ),
         history=tuple(message.history),
         generated=tuple(message.generated),
+        end_ids=tuple(message.end_ids),
     )
 
 

@@ -318,6 +318,7 @@ class Admit(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     GENERATED_FIELD_NUMBER: _builtins.int
+    END_IDS_FIELD_NUMBER: _builtins.int
     slot: _builtins.int
     keep: _builtins.int
     @_builtins.property
@@ -326,6 +327,8 @@ class Admit(_message.Message):
     def history(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def generated(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def end_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
@@ -334,10 +337,11 @@ class Admit(_message.Message):
         sampling: Global___Sampling | None = ...,
         history: _abc.Iterable[_builtins.int] | None = ...,
         generated: _abc.Iterable[_builtins.int] | None = ...,
+        end_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generated", b"generated", "history", b"history", "keep", b"keep", "sampling", b"sampling", "slot", b"slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_ids", b"end_ids", "generated", b"generated", "history", b"history", "keep", b"keep", "sampling", b"sampling", "slot", b"slot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -455,7 +459,7 @@ class StepResult(_message.Message):
     memory_bytes: _builtins.int
     @_builtins.property
     def decoded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """rank 0 only: iterations x rows"""
+        """rank 0 only: iterations x rows, or fewer iterations"""
 
     @_builtins.property
     def prefilled(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

@@ -1,0 +1,255 @@
+"""Everything that runs during `tandem serve`, and the order in which it starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+import uvicorn
+from rich.console import Console
+
+from api.app import create_app
+from api.server import server_config
+from cluster.cli.loading import LoadingBar
+from cluster.coordinator.coordinator import Coordinator
+from cluster.coordinator.epoch import Recipe
+from cluster.coordinator.members import Member, Membership, check_reach, dial, local_agent
+from cluster.coordinator.runner import Runner
+from cluster.core.clock import SystemClock
+from cluster.core.config import Limits, Pacing
+from cluster.core.errors import AddressInUse, BadConfiguration
+from cluster.core.view import ServedModel
+from cluster.model.config import context_length, read_config
+from cluster.model.digest import digest
+from cluster.model.folder import model_id, resolve
+from cluster.model.weights import weight_bytes
+from cluster.placement.memory import kv_bytes_per_token
+from cluster.placement.shard import check_shard
+from cluster.text.tokenizer import Tokenizer
+from cluster.wire.security import is_loopback, join_address, require_token
+
+HTTP_STOP_SECONDS = 1
+"""How long connections may take to end once their streams were told."""
+KV_SHARE = 0.8
+"""Share of the memory left beside the weights that caches may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says."""
+
+    model: str
+    host: str
+    port: int
+    local_ranks: int
+    dialled: tuple[str, ...]
+    """Addresses of agents to call."""
+    joining: int
+    """How many workers to wait for."""
+    control: tuple[str, int]
+    """Where workers join, and where this machine's engines listen."""
+    token: str | None
+    orphan_grace: float
+    limits: Limits
+
+    @property
+    def world(self) -> int:
+        return self.local_ranks + len(self.dialled) + self.joining
+
+
+async def serve(options: Options, console: Console) -> None:
+    """Serve until SIGINT or SIGTERM. Raises a SetupError when it can't start."""
+    with listening(options.host, options.port) as sock:
+        folder = await asyncio.to_thread(resolve, options.model)
+        check_shard(read_config(folder), options.world)
+        coordinator = await _coordinator(options, folder)
+        recipe = Recipe(
+            model=options.model if options.model == "demo" else str(folder),
+            digest=await asyncio.to_thread(digest, folder),
+            incarnation=time.time_ns(),
+        )
+        stopping = _stop_signals()
+        async with asyncio.TaskGroup() as tasks:
+            config = server_config(create_app(coordinator), stop_seconds=HTTP_STOP_SECONDS)
+            http = HttpServer(config)
+            serving = tasks.create_task(http.serve(sockets=[sock]), name="http")
+            running = tasks.create_task(
+                _run(options, coordinator, recipe, folder, console), name="epochs"
+            )
+            await asyncio.wait([stopping, running, serving], return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                console.print("stopping", highlight=False)
+            coordinator.close()
+            http.should_exit = True
+            running.cancel()
+
+
+async def _coordinator(options: Options, folder: Path) -> Coordinator:
+    config = read_config(folder)
+    model = ServedModel(
+        id=model_id(options.model),
+        context=context_length(config),
+        created=int(time.time()),
+        demo=options.model == "demo",
+    )
+    tokenizer = await asyncio.to_thread(Tokenizer.load, folder)
+    return Coordinator(
+        model, tokenizer, limits=options.limits, pacing=Pacing(), clock=SystemClock()
+    )
+
+
+async def _run(
+    options: Options, coordinator: Coordinator, recipe: Recipe, folder: Path, console: Console
+) -> None:
+    """Gather the members and keep an epoch running on them until cancelled."""
+    async with _members(options, coordinator, console) as members:
+        check_reach(members)
+        for member in members:
+            _say_blas(member, console)
+        coordinator.limits = replace(options.limits, kv_tokens=_kv_tokens(options, folder, members))
+        with LoadingBar(console) as bar:
+            runner = Runner(coordinator, members, recipe, bar)
+            async with asyncio.TaskGroup() as tasks:
+                running = tasks.create_task(runner.run(), name="runner")
+                tasks.create_task(_say_ready(runner, bar, options, coordinator, console))
+                await asyncio.wait([running])
+
+
+async def _say_ready(
+    runner: Runner,
+    bar: LoadingBar,
+    options: Options,
+    coordinator: Coordinator,
+    console: Console,
+) -> None:
+    await runner.started.wait()
+    bar.close()
+    url = f"http://{join_address(options.host, options.port)}"
+    if coordinator.model.demo:
+        console.print(
+            "this is the demo model: it knows a little about Tandem and can repeat words. "
+            "Serve a real one with: tandem serve --model FOLDER-OR-HUB-ID",
+            highlight=False,
+        )
+    if not is_loopback(options.host):
+        console.print(
+            f"anyone who can reach {options.host} can use this server: there are no API keys yet",
+            highlight=False,
+        )
+    ranks = "1 rank" if options.world == 1 else f"{options.world} ranks"
+    console.print(f"serving {coordinator.model.id} on {ranks} at {url}/v1", highlight=False)
+
+
+def _say_blas(member: Member, console: Console) -> None:
+    blas = member.description.blas
+    line = f"matrix library on {member.description.hostname}: {blas.name}"
+    console.print(line if blas.fast else f"{line} (slow): {blas.advice}", highlight=False)
+
+
+def _kv_tokens(options: Options, folder: Path, members: list[Member]) -> int:
+    """Cache positions that fit on the rank with the least room beside its weights."""
+    shard = weight_bytes(folder) / options.world
+    position = max(1, kv_bytes_per_token(read_config(folder), options.world))
+    rooms = [m.description.usable_bytes / m.ranks - shard for m in members]
+    tokens = int(KV_SHARE * min(rooms) / position)
+    if tokens < 1:
+        raise BadConfiguration(
+            f"each of {options.world} ranks needs {shard / 2**30:.1f} GiB for its weights, and "
+            f"one has only {(min(rooms) + shard) / 2**30:.1f} GiB: add machines (--nodes), or "
+            "serve a smaller or quantized model"
+        )
+    return min(tokens, options.limits.kv_tokens)
+
+
+@asynccontextmanager
+async def _members(
+    options: Options, coordinator: Coordinator, console: Console
+) -> AsyncIterator[list[Member]]:
+    """This machine's agent first, then those we call, then those that join."""
+    host, port = options.control
+    async with AsyncExitStack() as stack:
+        members: list[Member] = []
+        if options.local_ranks:
+            require_token(host, options.token)
+            agent = await stack.enter_async_context(
+                local_agent(host, options.token, options.orphan_grace)
+            )
+            members.append(
+                await stack.enter_async_context(dial(agent, options.token, options.local_ranks))
+            )
+        for address in options.dialled:
+            members.append(await stack.enter_async_context(dial(address, options.token, 1)))
+        if options.joining:
+            coordinator.waiting_for(f"{options.joining} workers to join")
+            membership = await stack.enter_async_context(Membership.open(host, port, options.token))
+            where = join_address(host, port)
+            console.print(
+                f"waiting for {options.joining} to run: tandem worker --join {where}",
+                highlight=False,
+            )
+            for address in await membership.wait(options.joining):
+                members.append(await stack.enter_async_context(dial(address, options.token, 1)))
+                console.print(f"{members[-1].description.hostname} joined", highlight=False)
+        yield members
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn without its signal handlers: signals are ours."""
+
+    def capture_signals(self) -> nullcontext[None]:  # type: ignore[override]
+        return nullcontext()
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A listening TCP socket. Raises AddressInUse, or BadConfiguration for a strange host."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.create_server(address[:2], family=family, backlog=1024)
+    except socket.gaierror as error:
+        raise BadConfiguration(f"{host} is no known host: {error.strerror}") from error
+    except OSError as error:
+        raise AddressInUse(
+            f"can't listen on {join_address(host, port)} ({error.strerror}): "
+            "choose another with --port"
+        ) from error
+    with sock:
+        yield sock
+
+
+def _stop_signals() -> asyncio.Future[None]:
+    """Done at the first SIGINT or SIGTERM; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    stopping: asyncio.Future[None] = loop.create_future()
+
+    def stop() -> None:
+        if stopping.done():
+            raise KeyboardInterrupt
+        stopping.set_result(None)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    return stopping
+
+
+def set_up_log() -> None:
+    """Log lines go to stderr, from warnings upwards, without any prompt text."""
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

@@ -1,0 +1,118 @@
+"""A node agent as the coordinator calls it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from types import TracebackType
+from typing import Self, TypeVar
+
+from cluster.core.cluster import EngineEvent, LaunchSpec, NodeDescription
+from cluster.core.errors import NodeUnreachable
+from cluster.core.ids import Epoch
+from cluster.wire import security
+from cluster.wire.node_codec import description_from_wire, event_from_wire, launch_to_wire
+from cluster.wire.status import restored
+from cluster.wire.v1 import node_pb2, node_pb2_grpc
+
+T = TypeVar("T")
+
+ANSWER_SECONDS = 5.0
+"""For a call that only asks."""
+
+STOP_SECONDS = 15.0
+"""For a call that waits until processes are gone."""
+
+SILENCE_SECONDS = 15.0
+"""An agent sends a sign of life each second; this long without one, it is lost."""
+
+
+class NodeClient:
+    """Calls one agent. Each call raises NodeUnreachable, NotAuthorized, or what the agent raised.
+
+    An async context manager; leaving it closes the channel and so ends the calls under way.
+    """
+
+    def __init__(
+        self, address: str, token: str | None = None, *, silence: float = SILENCE_SECONDS
+    ) -> None:
+        """`address` is "host:port" (BadConfiguration when not). Nothing is connected yet."""
+        self.address = address
+        self._peer = f"the node agent at {address}"
+        self._silence = silence
+        self._metadata = security.token(token).metadata if token is not None else ()
+        self._channel = security.channel(address)
+        self._stub = node_pb2_grpc.NodeStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the channel; may be called twice."""
+        await self._channel.close()
+
+    async def describe(self) -> NodeDescription:
+        """What the agent reports of its machine."""
+        with restored(self._peer):
+            reply = await self._stub.Describe(
+                node_pb2.DescribeRequest(), timeout=ANSWER_SECONDS, metadata=self._metadata
+            )
+        return description_from_wire(reply)
+
+    async def reserve_ports(self, count: int) -> tuple[str, tuple[int, ...]]:
+        """The agent's address for data and ports that were free on it a moment ago."""
+        with restored(self._peer):
+            reply = await self._stub.ReservePorts(
+                node_pb2.ReservePortsRequest(count=count),
+                timeout=ANSWER_SECONDS,
+                metadata=self._metadata,
+            )
+        return reply.host, tuple(reply.ports)
+
+    async def launch(self, spec: LaunchSpec) -> AsyncGenerator[EngineEvent, None]:
+        """Starts an engine and yields its events: Started, Loading..., Ready, and Exited last.
+
+        An engine that ends before it is ready raises the error that it gave (CannotShard, ...)
+        or LaunchFailed. An agent that falls silent raises NodeUnreachable. Closing the
+        generator lets go: the agent kills the engine after its orphan grace. Close it with
+        `contextlib.aclosing`, or cancel the task that iterates it.
+        """
+        call = self._stub.Launch(launch_to_wire(spec), metadata=self._metadata)
+        messages = call.__aiter__()
+        try:
+            while True:
+                with restored(self._peer):
+                    message = await self._next(messages)
+                if message is None:
+                    return
+                event = event_from_wire(message)
+                if event is not None:
+                    yield event
+        finally:
+            call.cancel()
+
+    async def stop(self, epoch: Epoch) -> int:
+        """Kills every engine of an epoch; returns how many, once they are gone."""
+        with restored(self._peer):
+            reply = await self._stub.Stop(
+                node_pb2.StopRequest(epoch=epoch), timeout=STOP_SECONDS, metadata=self._metadata
+            )
+        return reply.stopped
+
+    async def _next(self, messages: AsyncIterator[T]) -> T | None:
+        """The next message, or None at the stream's end."""
+        try:
+            async with asyncio.timeout(self._silence):
+                return await anext(messages, None)
+        except TimeoutError as error:
+            raise NodeUnreachable(
+                f"{self._peer} gave no sign of life for {self._silence:g} s"
+            ) from error

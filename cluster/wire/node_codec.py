@@ -1,0 +1,136 @@
+"""Nouns of machines and engine processes <-> their messages."""
+
+from __future__ import annotations
+
+from cluster.core.cluster import (
+    Address,
+    Alive,
+    Blas,
+    EngineEvent,
+    Exited,
+    LaunchSpec,
+    Loading,
+    NodeDescription,
+    Ready,
+    Started,
+)
+from cluster.core.errors import ProtocolError
+from cluster.core.ids import Epoch
+from cluster.wire.codec import plan_from, plan_to, versions_from, versions_to
+from cluster.wire.v1 import node_pb2
+
+
+def description_to_wire(node: NodeDescription) -> node_pb2.NodeDescription:
+    """What an agent reports, as a message."""
+    b = node.blas
+    return node_pb2.NodeDescription(
+        node_id=node.node_id,
+        hostname=node.hostname,
+        chip=node.chip,
+        cores=node.cores,
+        memory_bytes=node.memory_bytes,
+        usable_bytes=node.usable_bytes,
+        system=node.system,
+        versions=versions_to(node.versions),
+        blas=node_pb2.Blas(name=b.name, preload=b.preload, fast=b.fast, advice=b.advice),
+        addresses=[
+            node_pb2.Address(interface=a.interface, ip=a.ip, kind=a.kind) for a in node.addresses
+        ],
+        agent_address=node.agent_address,
+    )
+
+
+def description_from_wire(message: node_pb2.NodeDescription) -> NodeDescription:
+    """What an agent reports."""
+    b = message.blas
+    return NodeDescription(
+        node_id=message.node_id,
+        hostname=message.hostname,
+        chip=message.chip,
+        cores=message.cores,
+        memory_bytes=message.memory_bytes,
+        usable_bytes=message.usable_bytes,
+        system=message.system,
+        versions=versions_from(message.versions),
+        blas=Blas(name=b.name, preload=b.preload, fast=b.fast, advice=b.advice),
+        addresses=tuple(
+            Address(interface=a.interface, ip=a.ip, kind=a.kind) for a in message.addresses
+        ),
+        agent_address=message.agent_address,
+    )
+
+
+def launch_to_wire(spec: LaunchSpec) -> node_pb2.LaunchRequest:
+    """An engine's orders, as a message."""
+    return node_pb2.LaunchRequest(
+        epoch=spec.epoch,
+        secret=spec.secret,
+        model=spec.model,
+        model_digest=spec.model_digest,
+        plan=plan_to(spec.plan),
+        ring=spec.ring,
+        threads=spec.threads,
+    )
+
+
+def launch_from_wire(message: node_pb2.LaunchRequest) -> LaunchSpec:
+    """An engine's orders; raises ProtocolError when the plan contradicts itself."""
+    p = message.plan
+    if not 0 <= p.rank < p.world:
+        raise ProtocolError(f"a launch for rank {p.rank} of a world of {p.world}")
+    if message.ring and len(message.ring) != p.world:
+        raise ProtocolError(f"{len(message.ring)} ring addresses for a world of {p.world}")
+    return LaunchSpec(
+        epoch=Epoch(message.epoch),
+        secret=message.secret,
+        model=message.model,
+        model_digest=message.model_digest,
+        plan=plan_from(p),
+        ring=tuple(message.ring),
+        threads=message.threads,
+    )
+
+
+def event_to_wire(event: EngineEvent) -> node_pb2.EngineEvent:
+    """One piece of news of an engine's life, as a message."""
+    match event:
+        case Started():
+            return node_pb2.EngineEvent(started=node_pb2.Started(pid=event.pid))
+        case Loading():
+            loading = node_pb2.Loading(what=event.what, fraction=event.fraction)
+            return node_pb2.EngineEvent(loading=loading)
+        case Ready():
+            ready = node_pb2.Ready(endpoint=event.endpoint, seconds=event.seconds)
+            return node_pb2.EngineEvent(ready=ready)
+        case Alive():
+            return node_pb2.EngineEvent(alive=alive_to_wire(event))
+        case Exited():
+            exited = node_pb2.Exited(code=event.code, last_words=event.last_words)
+            return node_pb2.EngineEvent(exited=exited)
+
+
+def event_from_wire(message: node_pb2.EngineEvent) -> EngineEvent | None:
+    """One piece of news of an engine's life; None for a kind that this version does not know."""
+    match message.WhichOneof("kind"):
+        case "started":
+            return Started(pid=message.started.pid)
+        case "loading":
+            return Loading(what=message.loading.what, fraction=message.loading.fraction)
+        case "ready":
+            return Ready(endpoint=message.ready.endpoint, seconds=message.ready.seconds)
+        case "alive":
+            return alive_from_wire(message.alive)
+        case "exited":
+            return Exited(code=message.exited.code, last_words=message.exited.last_words)
+        case _:
+            return None
+
+
+def alive_to_wire(alive: Alive) -> node_pb2.Alive:
+    """A sign of life, as a message."""
+    return node_pb2.Alive(rss_bytes=alive.rss_bytes, cpu_seconds=alive.cpu_seconds)
+
+
+def alive_from_wire(message: node_pb2.Alive) -> Alive:
+    """A sign of life."""
+    return Alive(rss_bytes=message.rss_bytes, cpu_seconds=message.cpu_seconds)

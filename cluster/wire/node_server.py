@@ -1,0 +1,109 @@
+"""The Node service: a node agent as its coordinator sees it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, Protocol
+
+import grpc
+
+from cluster.core.cluster import EngineEvent, LaunchSpec, NodeDescription
+from cluster.core.errors import TandemError
+from cluster.core.ids import Epoch
+from cluster.wire import security
+from cluster.wire.node_codec import description_to_wire, event_to_wire, launch_from_wire
+from cluster.wire.status import abort
+from cluster.wire.v1 import node_pb2, node_pb2_grpc
+
+MOST_PORTS = 64
+
+
+class NodeHandler(Protocol):
+    """What an agent does; called on the event loop. Any TandemError reaches the caller."""
+
+    def describe(self) -> NodeDescription: ...
+
+    def reserve_ports(self, count: int) -> tuple[str, tuple[int, ...]]:
+        """An address of this machine and ports that were free on it a moment ago."""
+        ...
+
+    def launch(self, spec: LaunchSpec) -> AsyncGenerator[EngineEvent, None]:
+        """Starts an engine and tells of its life; closing the generator lets go of it."""
+        ...
+
+    async def stop(self, epoch: Epoch) -> int:
+        """Kills every engine of an epoch; returns how many, once they are gone."""
+        ...
+
+
+class NodeServer:
+    """A listening Node service."""
+
+    def __init__(self, server: grpc.aio.Server, address: str) -> None:
+        self._server = server
+        self.address = address
+        """"host:port" as bound."""
+
+    @classmethod
+    async def start(
+        cls, host: str, port: int, token: str | None, handler: NodeHandler
+    ) -> NodeServer:
+        """Listen on host:port; port 0 picks a free one.
+
+        Raises BadConfiguration when `host` is not loopback and there is no token, or when it
+        is no address of this machine; AddressInUse.
+        """
+        security.require_token(host, token)
+        server = security.server(security.token(token) if token is not None else None)
+        node_pb2_grpc.add_NodeServicer_to_server(_Servicer(handler), server)
+        address = security.bind(server, host, port)
+        await server.start()
+        return cls(server, address)
+
+    async def stop(self) -> None:
+        """Stop listening and end every call under way."""
+        await self._server.stop(None)
+
+
+class _Servicer(node_pb2_grpc.NodeServicer):
+    """Messages in, handler called, messages out."""
+
+    def __init__(self, handler: NodeHandler) -> None:
+        self._handler = handler
+
+    async def Describe(  # noqa: N802
+        self, request: node_pb2.DescribeRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> node_pb2.NodeDescription:
+        try:
+            return description_to_wire(self._handler.describe())
+        except TandemError as error:
+            await abort(context, error)
+
+    async def ReservePorts(  # noqa: N802
+        self, request: node_pb2.ReservePortsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> node_pb2.ReservePortsReply:
+        try:
+            host, ports = self._handler.reserve_ports(min(request.count, MOST_PORTS))
+        except TandemError as error:
+            await abort(context, error)
+        return node_pb2.ReservePortsReply(host=host, ports=ports)
+
+    async def Launch(  # type: ignore[override]  # noqa: N802
+        self, request: node_pb2.LaunchRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        # Not a generator: one that is left at a `yield` is closed only when it is collected.
+        try:
+            async with aclosing(self._handler.launch(launch_from_wire(request))) as events:
+                async for event in events:
+                    await context.write(event_to_wire(event))
+        except TandemError as error:
+            await abort(context, error)
+
+    async def Stop(  # noqa: N802
+        self, request: node_pb2.StopRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> node_pb2.StopReply:
+        try:
+            return node_pb2.StopReply(stopped=await self._handler.stop(Epoch(request.epoch)))
+        except TandemError as error:
+            await abort(context, error)
