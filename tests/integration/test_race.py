@@ -43,7 +43,7 @@ async def one_round(coordinator: Coordinator, ranks: FakeRanks, seed: random.Ran
     expected: list[str] = []
     readers: list[asyncio.Task[str]] = []
     for number in range(REQUESTS):
-        prompt = tuple(seed.randrange(32, 1000) for _ in range(seed.randrange(1, 9))) + (number,)
+        prompt = (*(seed.randrange(32, 1000) for _ in range(seed.randrange(1, 9))), number)
         length = seed.randrange(1, 12)
         expected.append("".join(map(chr, answer(prompt, length))))
         generation = coordinator.submit(Order(prompt, Sampling(temperature=0), length))

@@ -1,0 +1,1 @@
+"""The HTTP API: dialects in and out of one core request."""

@@ -1,0 +1,45 @@
+"""The HTTP application: what is served where."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Route
+
+from api.errors import on_bug, on_http_error, on_tandem_error
+from api.request_id import RequestIds
+from api.routes.health import cluster, health
+from api.routes.models import list_models, one_model
+from api.routes.openai_chat import ChatCompletions
+from api.serving import Coordinator
+from cluster.core.errors import TandemError
+
+SIGN_OF_LIFE = 4.0
+"""Seconds of silence before a stream's sign of life; clients count on one within 5."""
+
+
+def create_app(coordinator: Coordinator, *, sign_of_life: float = SIGN_OF_LIFE) -> Starlette:
+    """The API over a coordinator, which outlives it. `api.server` runs it."""
+    chat = ChatCompletions(coordinator, sign_of_life)
+    routes = [
+        Route("/health", health(coordinator), methods=["GET"]),
+        Route("/cluster", cluster(coordinator), methods=["GET"]),
+    ]
+    for prefix in ("/v1", ""):
+        routes += [
+            Route(f"{prefix}/chat/completions", chat, methods=["POST"]),
+            Route(f"{prefix}/models", list_models(coordinator), methods=["GET"]),
+            Route(f"{prefix}/models/{{id:path}}", one_model(coordinator), methods=["GET"]),
+        ]
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(RequestIds)],
+        exception_handlers={
+            TandemError: on_tandem_error,
+            HTTPException: on_http_error,
+            Exception: on_bug,
+        },
+    )
+    app.router.redirect_slashes = False
+    return app

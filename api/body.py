@@ -1,0 +1,87 @@
+"""Request bodies: read up to a limit, and parsed strictly."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NoReturn
+
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope
+
+from api.convert.fields import path_of
+from cluster.core.errors import BodyTooLarge, InvalidRequest
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""An escape that may be half of a character beyond U+FFFF; raw UTF-8 can't have one."""
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes | None:
+    """The whole body, or None when the client left before its end.
+
+    Raises BodyTooLarge as soon as it is known to have more than `limit` bytes; no more than
+    that is ever held, whatever its headers say.
+    """
+    declared = Headers(scope=scope).get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise BodyTooLarge(f"the body has {declared} bytes, and at most {limit} are accepted")
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise BodyTooLarge(f"the body has more than the {limit} bytes that are accepted")
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in a body.
+
+    Raises InvalidRequest for anything else: broken JSON or UTF-8, NaN and Infinity (which JSON
+    does not have), numbers too long to convert, nesting too deep to walk, half a surrogate pair.
+    """
+    try:
+        text = body.decode("utf-8")
+        value = json.loads(text, parse_constant=_no_such_number)
+        if _SURROGATE.search(text):
+            _refuse_half_characters(value, ())
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"the body is not UTF-8: {error.reason}") from error
+    except json.JSONDecodeError as error:
+        raise InvalidRequest(
+            f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from error
+    except RecursionError as error:
+        raise InvalidRequest("the body is nested too deeply") from error
+    except ValueError as error:
+        raise InvalidRequest(f"the body has a number that can't be read: {error}") from error
+    if not isinstance(value, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    return value
+
+
+def _no_such_number(name: str) -> NoReturn:
+    raise InvalidRequest(f"the body is not JSON: {name} is no number there")
+
+
+def _refuse_half_characters(value: Any, place: tuple[int | str, ...]) -> None:
+    """Raise InvalidRequest where a text has one half of a surrogate pair: it is no text."""
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            param = path_of(place) or None
+            raise InvalidRequest(f"{param}: has half of a surrogate pair", param=param) from error
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _refuse_half_characters(item, (*place, index))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_half_characters(key, place)
+            _refuse_half_characters(item, (*place, key))

@@ -1,0 +1,1 @@
+"""One file per dialect: pure conversion to and from the core request."""

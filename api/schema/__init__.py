@@ -1,0 +1,1 @@
+"""One file per dialect: the shape of what clients send."""

@@ -1,0 +1,95 @@
+"""What clients send to /v1/chat/completions.
+
+Types and ranges are strict; fields that are not named here are ignored. What is understood but
+not possible yet is kept as it came, for `api.convert.openai_refuse` to look at.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+MAX_STOPS = 4
+MAX_STOP_LENGTH = 1000
+
+
+def _as_list(value: Any) -> Any:
+    """A lone string counts as a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+def _as_parts(value: Any) -> Any:
+    """A lone string counts as a list of one text part."""
+    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class Part(_Shape):
+    """Some of a message's content."""
+
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(_Shape):
+    """One turn of the conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Annotated[list[Part] | None, BeforeValidator(_as_parts)] = None
+    name: str | None = None
+    tool_calls: Any = None
+    function_call: Any = None
+    audio: Any = None
+
+
+class StreamOptions(_Shape):
+    """What else a stream carries."""
+
+    include_usage: bool | None = None
+
+
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
+
+
+class ChatRequest(_Shape):
+    """The whole request."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    seed: int | None = None
+    stop: (
+        Annotated[list[StopString], BeforeValidator(_as_list), Field(max_length=MAX_STOPS)] | None
+    ) = None
+    n: Annotated[int, Field(ge=1)] | None = None
+
+    # Understood, and refused by name where they ask for something.
+    tools: Any = None
+    tool_choice: Any = None
+    functions: Any = None
+    function_call: Any = None
+    response_format: Any = None
+    logprobs: Any = None
+    top_logprobs: Any = None
+    modalities: Any = None
+    audio: Any = None
+    prediction: Any = None
+    web_search_options: Any = None
+    min_tokens: Any = None
+    ignore_eos: Any = None
+    stop_token_ids: Any = None

@@ -1,0 +1,68 @@
+"""What the API needs of a coordinator, and nothing more; tests/unit/api/fake.py is another one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Protocol, Self
+
+from cluster.core.config import Limits
+from cluster.core.ids import RequestId
+from cluster.core.request import Finish, Order, Piece, Progress, Usage
+from cluster.core.view import ClusterView, Health, ServedModel
+from cluster.text.tokenizer import Tokenizer
+
+
+class Generation(Protocol):
+    """A request under way. Leaving the `async with` block cancels it if it still runs."""
+
+    @property
+    def id(self) -> RequestId: ...
+
+    @property
+    def finish(self) -> Finish | None:
+        """None while it runs."""
+        ...
+
+    @property
+    def usage(self) -> Usage:
+        """Exact once `finish` is not None."""
+        ...
+
+    @property
+    def progress(self) -> Progress: ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> object: ...
+
+    def __aiter__(self) -> AsyncIterator[Piece]:
+        """The answer; raises TandemError when it can't be completed."""
+        ...
+
+
+class Coordinator(Protocol):
+    """The one that decides."""
+
+    @property
+    def model(self) -> ServedModel: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def limits(self) -> Limits: ...
+
+    def submit(self, order: Order, *, prefix: str = ...) -> Generation:
+        """Everything decidable is decided here; raises RequestError or Busy."""
+        ...
+
+    def health(self) -> Health: ...
+
+    def view(self) -> ClusterView: ...

@@ -1,0 +1,33 @@
+"""One answer's way from ids to text."""
+
+from __future__ import annotations
+
+from cluster.text.detokenizer import Decoder, Detokenizer
+from cluster.text.stop import StopStrings
+
+
+class TextStream:
+    """Ids in, text out: never half a character, never a part of a stop string."""
+
+    def __init__(self, tokenizer: Decoder, stop: tuple[str, ...] = ()) -> None:
+        self._detokenizer = Detokenizer(tokenizer)
+        self._stop = StopStrings(stop) if stop else None
+
+    @property
+    def stopped(self) -> bool:
+        """True once a stop string was found; `push` must not be called after."""
+        return self._stop is not None and self._stop.found is not None
+
+    def push(self, token: int) -> str:
+        """Text that is now certain; empty while it is held back."""
+        text = self._detokenizer.push(token)
+        return text if self._stop is None else self._stop.feed(text)
+
+    def finish(self) -> str:
+        """What was still held back, at the end without a stop string. (One that is complete
+        only now, with the last held-back characters, still counts.)"""
+        text = self._detokenizer.finish()
+        if self._stop is None:
+            return text
+        text = self._stop.feed(text)
+        return text if self.stopped else text + self._stop.finish()

@@ -1,0 +1,137 @@
+"""A model's tokenizer and chat template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from mlx_lm import tokenizer_utils
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from cluster.core.errors import InvalidRequest, ModelUnavailable
+
+_TEMPLATE_FAULTS = (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
+"""What a chat template raises over messages that it was not written for."""
+
+
+class Tokenizer:
+    """What Tandem needs of a tokenizer; the only importer of transformers and mlx_lm's.
+
+    No method keeps state, so that long prompts can be tokenized in a worker thread while other
+    answers are decoded.
+    """
+
+    def __init__(self, wrapped: Any, end_ids: frozenset[int]) -> None:
+        inner = wrapped._tokenizer  # noqa: SLF001 - the wrapper has no public name for it
+        self._wrapped = wrapped
+        self._inner = inner
+        self._backend = _backend(inner)
+        self.end_ids = end_ids
+        """Ids that end an answer."""
+        self.special_ids = frozenset(int(token) for token in inner.all_special_ids)
+        """Ids without a text of their own."""
+        self.vocab_size = len(inner)
+        """Ids are below this."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer:
+        """Read the tokenizer of a model folder; its own Python code, if any, is never run.
+
+        Raises ModelUnavailable when there is none or it can't be read.
+        """
+        try:
+            wrapped = tokenizer_utils.load(folder)
+            end_ids = frozenset(wrapped.eos_token_ids) | _configured_end_ids(folder)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ModelUnavailable(f"the tokenizer in {folder} can't be read: {reason}") from error
+        return cls(wrapped, end_ids)
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> tuple[int, ...]:
+        """Token ids of a conversation, up to where the assistant's next answer begins.
+
+        A message's content is a string or a list of {"type": "text", "text": ...}. Raises
+        InvalidRequest when the model has no chat template or its template refuses the messages.
+        """
+        if not self._wrapped.has_chat_template:
+            raise InvalidRequest(
+                "this model has no chat template: it completes text and can't chat",
+                param="messages",
+            )
+        flat = [{**message, "content": _flat(message.get("content"))} for message in messages]
+        try:
+            text = self._wrapped.apply_chat_template(
+                flat,
+                tools=list(tools) if tools else None,
+                tokenize=False,
+                add_generation_prompt=True,
+            )
+            return self.encode(text)
+        except _TEMPLATE_FAULTS as error:
+            raise InvalidRequest(
+                f"this model's chat template refuses the messages: {error}", param="messages"
+            ) from error
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Ids of a text, without the special tokens that some tokenizers put around it."""
+        if self._backend is None:
+            return tuple(self._inner.encode(text, add_special_tokens=False))
+        # As a batch of one: without offsets, and the GIL is released meanwhile.
+        return tuple(self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of some ids, special tokens skipped, nothing tidied up."""
+        if self._backend is None:
+            text: str = self._inner.decode(
+                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        else:
+            text = self._backend.decode(ids, skip_special_tokens=True)
+        return text
+
+
+def _backend(inner: Any) -> Any:
+    """The `tokenizers` object behind a fast tokenizer, or None when only the long way is right:
+    a slow tokenizer, or one whose class changes text on its way in or out."""
+    plain = (
+        isinstance(inner, PreTrainedTokenizerFast)
+        and type(inner).encode is PreTrainedTokenizerBase.encode
+        and type(inner).decode is PreTrainedTokenizerBase.decode
+    )
+    if not plain:
+        return None
+    backend = inner.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _configured_end_ids(folder: Path) -> frozenset[int]:
+    """End ids of generation_config.json and config.json, which tokenizers often lack."""
+    found: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        if not path.is_file():
+            continue
+        config = json.loads(path.read_text(encoding="utf-8"))
+        for part in (config, config.get("text_config") or {}):
+            ids = part.get("eos_token_id")
+            found.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
+    return frozenset(found)
+
+
+def _flat(content: Any) -> str:
+    """A message's text; most templates know no other content than a string."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in content)

@@ -1,0 +1,165 @@
+"""A coordinator that plays a script: beside the contract in api/serving.py, to test against."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import anyio
+import uvicorn
+
+from api.app import create_app
+from api.server import server_config
+from cluster.core.config import Limits
+from cluster.core.errors import PromptTooLong, TandemError
+from cluster.core.ids import RequestId
+from cluster.core.request import Finish, Order, Phase, Piece, Progress, Usage
+from cluster.core.view import ClusterView, Counters, Health, RequestView, ServedModel
+from cluster.text.tokenizer import Tokenizer
+
+
+class Gate:
+    """A place in a script where it stops until the test opens it."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+        self.reached = False
+
+    def open(self) -> None:
+        self._event.set()
+
+    async def wait(self) -> None:
+        self.reached = True
+        await self._event.wait()
+
+
+@dataclass(frozen=True)
+class Now:
+    """A place in a script where the progress changes."""
+
+    phase: Phase
+    prefilled: int = 0
+
+
+Script = list[str | int | Gate | Now | TandemError | Finish]
+"""Text pieces, end with a Finish (default: stop) or an error; a number is that many tokens
+whose text is held back."""
+
+
+class FakeGeneration:
+    def __init__(self, order: Order, script: Script, prefix: str, cached: int) -> None:
+        self.id = RequestId(f"{prefix}-{secrets.token_hex(16)}")
+        self.order = order
+        self.finish: Finish | None = None
+        self.progress = Progress(Phase.QUEUED, len(order.prompt), 0, 0)
+        self.closed = 0
+        self._script = script
+        self._cached = cached
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(len(self.order.prompt), self._cached, self.progress.generated)
+
+    def cancel(self) -> None:
+        if self.finish is None:
+            self.finish = Finish.CANCELLED
+
+    async def __aenter__(self) -> FakeGeneration:
+        return self
+
+    async def __aexit__(self, *args: object) -> None:
+        self.closed += 1
+        self.cancel()
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        for item in self._script:
+            match item:
+                case Finish():  # before str, which it is too
+                    self.finish = item
+                    return
+                case str() | int():
+                    text, tokens = (item, 1) if isinstance(item, str) else ("", item)
+                    done = self.progress.generated + tokens
+                    self.progress = replace(self.progress, phase=Phase.DECODE, generated=done)
+                    yield Piece(text, tokens)
+                case Gate():
+                    await item.wait()
+                case Now():
+                    self.progress = replace(
+                        self.progress, phase=item.phase, prefilled=item.prefilled
+                    )
+                case TandemError():
+                    self.finish = Finish.FAILED
+                    raise item
+        self.finish = Finish.STOP
+
+
+class FakeCoordinator:
+    def __init__(self, tokenizer: Tokenizer, limits: Limits | None = None) -> None:
+        self.model = ServedModel("org/fake-model", context=512, created=1700000000, demo=False)
+        self.tokenizer = tokenizer
+        self.limits = limits or Limits(body_bytes=1 << 20)
+        self.script: Script = ["Hello", ", ", "world"]
+        self.cached = 0
+        self.refuse: TandemError | None = None
+        self.healthy = Health(True, "serving")
+        self.generations: list[FakeGeneration] = []
+
+    @property
+    def order(self) -> Order:
+        """The latest."""
+        return self.generations[-1].order
+
+    def submit(self, order: Order, *, prefix: str = "chatcmpl") -> FakeGeneration:
+        if self.refuse is not None:
+            raise self.refuse
+        if len(order.prompt) >= self.model.context:
+            raise PromptTooLong(len(order.prompt), self.model.context)
+        generation = FakeGeneration(order, self.script, prefix, self.cached)
+        self.generations.append(generation)
+        return generation
+
+    def health(self) -> Health:
+        return self.healthy
+
+    def view(self) -> ClusterView:
+        requests = tuple(
+            RequestView(g.id, g.progress, 0, 0.5) for g in self.generations if g.finish is None
+        )
+        return ClusterView(
+            model=self.model, health=self.healthy, epoch=1, world=1, backend="none", link="none",
+            nodes=(), ranks=(), requests=requests, counters=Counters(0, 0, 0, 0, 0, 0, 0, 0),
+            decode_tokens_per_second=0.0, prefill_tokens_per_second=0.0, queue_limit=128,
+            steps_sent=0, uptime_seconds=1.0,
+        )  # fmt: skip
+
+
+class _Server(uvicorn.Server):
+    def capture_signals(self) -> Any:
+        return nullcontext()
+
+
+@asynccontextmanager
+async def serving(coordinator: FakeCoordinator, sign_of_life: float = 4.0) -> AsyncIterator[int]:
+    """The API on a real uvicorn, on the port that is handed out."""
+    config = server_config(create_app(coordinator, sign_of_life=sign_of_life))
+    server = _Server(config)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.serve)
+        with anyio.fail_after(10):
+            while not server.started:
+                await anyio.sleep(0.005)
+        port: int = server.servers[0].sockets[0].getsockname()[1]
+        yield port
+        server.should_exit = True
+
+
+CHAT = "/v1/chat/completions"
+
+
+def question(**fields: Any) -> dict[str, Any]:
+    """A small valid request; `fields` are added, or replace what is there."""
+    return {"messages": [{"role": "user", "content": "Say hello"}], **fields}
