@@ -18,6 +18,9 @@ from cluster.wire.v1 import node_pb2, node_pb2_grpc
 
 MOST_PORTS = 64
 
+STOP_SECONDS = 0.2
+"""For calls to end in order: an agent that is closed first has ended them all."""
+
 
 class NodeHandler(Protocol):
     """What an agent does; called on the event loop. Any TandemError reaches the caller."""
@@ -62,8 +65,9 @@ class NodeServer:
         return cls(server, address)
 
     async def stop(self) -> None:
-        """Stop listening and end every call under way."""
-        await self._server.stop(None)
+        """Stop listening and end every call under way, those that don't end by themselves soon
+        included."""
+        await self._server.stop(STOP_SECONDS)
 
 
 class _Servicer(node_pb2_grpc.NodeServicer):

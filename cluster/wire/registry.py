@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +20,9 @@ from cluster.wire.v1 import node_pb2, node_pb2_grpc
 
 ALIVE_SECONDS = 1.0
 """Between two signs of life to each member."""
+
+STOP_SECONDS = 0.5
+"""For streams to end in order."""
 
 SILENCE_SECONDS = 15.0
 """This long without one, the coordinator is lost."""
@@ -52,8 +55,9 @@ class RegistryHandler(Protocol):
 class RegistryServer:
     """A listening Registry service."""
 
-    def __init__(self, server: grpc.aio.Server, address: str) -> None:
+    def __init__(self, server: grpc.aio.Server, address: str, over: asyncio.Event) -> None:
         self._server = server
+        self._over = over
         self.address = address
         """"host:port" as bound."""
 
@@ -64,21 +68,24 @@ class RegistryServer:
         """Listen on host:port; port 0 picks a free one. Raises as NodeServer.start does."""
         security.require_token(host, token)
         server = security.server(security.token(token) if token is not None else None)
-        node_pb2_grpc.add_RegistryServicer_to_server(_Servicer(handler), server)
+        over = asyncio.Event()
+        node_pb2_grpc.add_RegistryServicer_to_server(_Servicer(handler, over), server)
         address = security.bind(server, host, port)
         await server.start()
-        return cls(server, address)
+        return cls(server, address, over)
 
     async def stop(self) -> None:
-        """Stop listening; every worker's stream ends."""
-        await self._server.stop(None)
+        """Stop listening; every worker's stream ends in order."""
+        self._over.set()
+        await self._server.stop(STOP_SECONDS)
 
 
 class _Servicer(node_pb2_grpc.RegistryServicer):
     """Holds one member per open stream."""
 
-    def __init__(self, handler: RegistryHandler) -> None:
+    def __init__(self, handler: RegistryHandler, over: asyncio.Event) -> None:
         self._handler = handler
+        self._over = over
 
     async def Join(  # type: ignore[override]  # noqa: N802
         self, request: node_pb2.JoinRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -90,8 +97,9 @@ class _Servicer(node_pb2_grpc.RegistryServicer):
             with self._handler.member(node):
                 welcome = node_pb2.Welcome(cluster=self._handler.cluster)
                 await context.write(node_pb2.JoinEvent(welcome=welcome))
-                while True:
-                    await asyncio.sleep(ALIVE_SECONDS)
+                while not self._over.is_set():
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._over.wait(), ALIVE_SECONDS)
                     await context.write(node_pb2.JoinEvent(alive=node_pb2.Alive()))
         except TandemError as error:
             await abort(context, error)

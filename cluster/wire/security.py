@@ -29,7 +29,7 @@ TOKEN_VARIABLE = "TANDEM_JOIN_TOKEN"
 
 _KEEPALIVE = [
     ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 ]
@@ -127,7 +127,7 @@ def split_address(address: str, default_port: int | None = None) -> tuple[str, i
 
 
 def join_address(host: str, port: int) -> str:
-    """"host:port", with brackets around an IPv6 host."""
+    """Host and port as one, with brackets around an IPv6 host."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -1,0 +1,1 @@
+"""A model folder on disk: where it is, what it says of itself, what identifies it."""

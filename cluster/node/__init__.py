@@ -1,0 +1,1 @@
+"""The agent of one machine: reports it, and starts, watches and kills its engines."""

@@ -1,0 +1,122 @@
+"""`python -m cluster.node`: the agent as a process of its own, as `tandem serve` starts it.
+
+Prints one line of JSON: {"event": "listening", "address": "127.0.0.1:4711"}, or
+{"event": "failed", "error": "AddressInUse", "message": "..."} and exits with 1. Its log goes
+to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from cluster.core.errors import TandemError
+from cluster.node.agent import Agent
+from cluster.node.engine_process import ENGINE_COMMAND
+from cluster.wire.node_server import NodeServer
+from cluster.wire.security import is_loopback, read_token
+
+
+def main() -> None:
+    """Run until SIGTERM, or until the parent is gone and the orphan grace is over."""
+    arguments = _parser().parse_args()
+    try:
+        asyncio.run(_run(arguments))
+    except TandemError as error:
+        _print({"event": "failed", "error": type(error).__name__, "message": str(error)})
+        sys.exit(1)
+
+
+def log(line: str) -> None:
+    """One line to standard error, which may be closed: its reader may be dead."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m cluster.node", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address of this machine")
+    parser.add_argument("--port", type=int, default=0, help="0 picks a free one")
+    parser.add_argument("--token-file", type=Path, help="join token, needed beyond loopback only")
+    parser.add_argument(
+        "--orphan-grace", type=float, default=10.0,
+        help="seconds that engines live on after their coordinator is gone",
+    )  # fmt: skip
+    parser.add_argument(
+        "--parent-pipe", action="store_true",
+        help="standard input is a pipe from the parent; its end means that the parent is gone",
+    )  # fmt: skip
+    parser.add_argument("--engine", nargs="+", default=ENGINE_COMMAND, help=argparse.SUPPRESS)
+    return parser
+
+
+async def _run(arguments: argparse.Namespace) -> None:
+    host = arguments.host
+    # Loopback needs no secret, so one in the environment is meant for other machines.
+    token = None if is_loopback(host) else read_token(arguments.token_file)
+    over = asyncio.Event()
+    _catch_signals(over, interrupt=not arguments.parent_pipe)
+    agent = await Agent.on_this_machine(
+        host, port=arguments.port, command=arguments.engine,
+        orphan_grace=arguments.orphan_grace, say=log,
+    )  # fmt: skip
+    server = await NodeServer.start(host, arguments.port, token, agent)
+    agent.address = server.address
+    try:
+        _print({"event": "listening", "address": server.address})
+        if arguments.parent_pipe:
+            await _parent_or(over)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), arguments.orphan_grace)
+        else:
+            await over.wait()
+    finally:
+        await agent.close()
+        await server.stop()
+
+
+def _catch_signals(over: asyncio.Event, *, interrupt: bool) -> None:
+    """SIGTERM ends it. Ctrl-C reaches the whole terminal, so it is left to the parent."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, over.set)
+    loop.add_signal_handler(signal.SIGINT, over.set if interrupt else lambda: None)
+
+
+async def _parent_or(over: asyncio.Event) -> None:
+    """Return when standard input ends or `over` is set."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    try:
+        async with asyncio.TaskGroup() as group:
+            asked = group.create_task(over.wait())
+            ended = group.create_task(_end_of(reader))
+            await asyncio.wait([asked, ended], return_when=asyncio.FIRST_COMPLETED)
+            asked.cancel()
+            ended.cancel()
+    finally:
+        transport.close()
+
+
+async def _end_of(reader: asyncio.StreamReader) -> None:
+    while await reader.read(4096):
+        pass
+
+
+def _print(event: dict[str, str]) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        print(json.dumps(event), flush=True)
+
+
+if __name__ == "__main__":
+    main()
+    # Standard streams may be closed pipes: nothing is left to flush to them.
+    os._exit(0)

@@ -1,0 +1,212 @@
+"""The agent of one machine: answers the Node service and owns every engine it starts.
+
+No engine outlives its Launch call by more than the orphan grace, and none outlives the agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import anyio
+
+from cluster.core.cluster import Address, Blas, EngineEvent, LaunchSpec, NodeDescription
+from cluster.core.errors import LaunchFailed, TandemError
+from cluster.core.ids import Epoch, Rank
+from cluster.core.versions import versions
+from cluster.node.blas import engine_environment, find_blas
+from cluster.node.engine_process import ENGINE_COMMAND, EngineProcess, Say
+from cluster.node.hardware import Hardware, node_id, read_hardware
+from cluster.node.links import read_addresses
+from cluster.node.narrate import narrate
+from cluster.node.ports import Ports
+
+MOST_ENGINES = 64
+
+SILENCE_SECONDS = 120.0
+"""An engine that loads says something at least this often."""
+
+
+@dataclass(eq=False, slots=True)
+class _Launch:
+    """One engine, from the moment it is asked for until it is reaped."""
+
+    spec: LaunchSpec
+    engine: EngineProcess | None = None
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the engine exists or never will."""
+    stopped: bool = False
+    orphan: asyncio.Task[None] | None = None
+    """Runs while no call holds the engine."""
+
+
+class Agent:
+    """Implements NodeHandler (cluster/wire/node_server.py)."""
+
+    def __init__(
+        self,
+        host: str,
+        *,
+        hardware: Hardware,
+        addresses: tuple[Address, ...],
+        blas: Blas,
+        port: int = 0,
+        command: Sequence[str] = ENGINE_COMMAND,
+        orphan_grace: float = 10.0,
+        silence: float = SILENCE_SECONDS,
+        say: Say = lambda line: None,
+    ) -> None:
+        """`host` is the one address of this machine on which engines listen."""
+        self.blas = blas
+        self.address = ""
+        """"host:port" of the Node service; set by whoever starts that."""
+        self._host = host
+        self._hardware = hardware
+        self._addresses = addresses
+        self._node_id = node_id(hardware, host, port)
+        self._command = tuple(command)
+        self._orphan_grace = orphan_grace
+        self._silence = silence
+        self._say = say
+        self._ports = Ports(host)
+        self._launches: dict[tuple[Epoch, Rank], _Launch] = {}
+        self._closing = False
+
+    @classmethod
+    async def on_this_machine(
+        cls, host: str, *, port: int = 0, command: Sequence[str] = ENGINE_COMMAND,
+        orphan_grace: float = 10.0, silence: float = SILENCE_SECONDS,
+        say: Say = lambda line: None,
+    ) -> Agent:  # fmt: skip
+        """An agent that has looked at this machine; raises BadConfiguration."""
+        hardware, addresses, blas = await asyncio.to_thread(
+            lambda: (read_hardware(), read_addresses(), find_blas())
+        )
+        return cls(
+            host, hardware=hardware, addresses=addresses, blas=blas, port=port, command=command,
+            orphan_grace=orphan_grace, silence=silence, say=say,
+        )  # fmt: skip
+
+    @property
+    def engines(self) -> int:
+        """Engines that exist or are about to."""
+        return len(self._launches)
+
+    def describe(self) -> NodeDescription:
+        """What this machine is."""
+        h = self._hardware
+        return NodeDescription(
+            node_id=self._node_id, hostname=h.hostname, chip=h.chip, cores=h.cores,
+            memory_bytes=h.memory_bytes, usable_bytes=h.usable_bytes, system=h.system,
+            versions=versions(), blas=self.blas, addresses=self._addresses,
+            agent_address=self.address,
+        )  # fmt: skip
+
+    def reserve_ports(self, count: int) -> tuple[str, tuple[int, ...]]:
+        """This agent's host and ports that were free on it a moment ago."""
+        return self._host, self._ports.take(count)
+
+    async def launch(self, spec: LaunchSpec) -> AsyncGenerator[EngineEvent, None]:
+        """Starts an engine and tells of its life (`narrate`).
+
+        Engines that an earlier coordinator left are killed first. Closing the generator lets
+        go of the engine: it is killed after the orphan grace, or by `stop`.
+        """
+        await self._end(launch for launch in self._launches.values() if launch.orphan)
+        launch = self._admit(spec)
+        try:
+            engine = await self._begin(launch)
+            async with aclosing(narrate(engine, self._silence)) as events:
+                async for event in events:
+                    yield event
+        except TandemError:
+            await self._end([launch])
+            raise
+        finally:
+            self._let_go(launch)
+
+    async def stop(self, epoch: Epoch) -> int:
+        """Kills every engine of `epoch`; returns how many, once they are gone."""
+        return await self._end(
+            launch for launch in self._launches.values() if launch.spec.epoch == epoch
+        )
+
+    async def close(self) -> None:
+        """Kill every engine and take no more. May be called twice."""
+        self._closing = True
+        with anyio.CancelScope(shield=True):
+            await self._end(self._launches.values())
+
+    def _admit(self, spec: LaunchSpec) -> _Launch:
+        """A place for the engine of `spec`; raises LaunchFailed when there is none."""
+        key = (spec.epoch, spec.plan.rank)
+        if self._closing:
+            raise LaunchFailed(f"the node agent at {self.address} is stopping")
+        if key in self._launches:
+            raise LaunchFailed(
+                f"rank {spec.plan.rank} of epoch {spec.epoch} already runs on {self._node_id}"
+            )
+        if len(self._launches) >= MOST_ENGINES:
+            raise LaunchFailed(f"{self._node_id} already runs {MOST_ENGINES} engines")
+        launch = self._launches[key] = _Launch(spec)
+        return launch
+
+    async def _begin(self, launch: _Launch) -> EngineProcess:
+        rank = launch.spec.plan.rank
+        try:
+            launch.engine = await EngineProcess.start(
+                launch.spec,
+                self._host,
+                command=self._command,
+                environment=engine_environment(self.blas, launch.spec.threads),
+                say=self._say,
+            )
+        finally:
+            launch.begun.set()
+        if launch.stopped:
+            raise LaunchFailed(f"the engine of rank {rank} was stopped before it had begun")
+        return launch.engine
+
+    async def _end(self, launches: Iterable[_Launch]) -> int:
+        """Kill the engines of `launches`, all at once; returns how many there were."""
+        chosen = list(launches)
+        for launch in chosen:
+            launch.stopped = True
+        killed = [launch for launch in chosen if not (launch.engine and launch.engine.exited)]
+        async with asyncio.TaskGroup() as group:
+            for launch in chosen:
+                group.create_task(self._kill(launch))
+        return len(killed)
+
+    async def _kill(self, launch: _Launch) -> None:
+        await launch.begun.wait()
+        if launch.engine is not None:
+            await launch.engine.stop()
+        if launch.orphan is not None:
+            await asyncio.wait([launch.orphan])
+        self._forget(launch)
+
+    def _let_go(self, launch: _Launch) -> None:
+        """The call that held the engine is over."""
+        engine = launch.engine
+        if engine is None or engine.exited is not None:
+            self._forget(launch)
+        elif launch.orphan is None:
+            name = f"orphan engine {engine.pid}"
+            launch.orphan = asyncio.create_task(self._orphaned(launch, engine), name=name)
+
+    async def _orphaned(self, launch: _Launch, engine: EngineProcess) -> None:
+        if not await engine.gone(self._orphan_grace):
+            self._say(
+                f"nobody has asked for engine {launch.spec.plan.rank} of epoch "
+                f"{launch.spec.epoch} for {self._orphan_grace:g} s: it is stopped"
+            )
+            await engine.stop()
+        self._forget(launch)
+
+    def _forget(self, launch: _Launch) -> None:
+        key = (launch.spec.epoch, launch.spec.plan.rank)
+        if self._launches.get(key) is launch:
+            del self._launches[key]

@@ -1,0 +1,109 @@
+"""`tandem worker`: the agent of another machine, made known to a coordinator."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+from collections.abc import Sequence
+from contextlib import aclosing
+
+import anyio
+
+from cluster.core.errors import BadConfiguration, Busy, NodeUnreachable
+from cluster.node.agent import Agent
+from cluster.node.engine_process import ENGINE_COMMAND, Say
+from cluster.wire import registry
+from cluster.wire.node_server import NodeServer
+from cluster.wire.security import split_address
+
+FIRST_RETRY, LAST_RETRY = 0.5, 5.0
+"""Seconds between attempts to join: doubled from the first to the last."""
+
+
+async def run_worker(
+    join: str | None,
+    host: str | None,
+    port: int,
+    token: str | None,
+    orphan_grace: float,
+    say: Say,
+    *,
+    command: Sequence[str] = ENGINE_COMMAND,
+) -> None:
+    """Run the agent of this machine until cancelled, then kill its engines.
+
+    `join` is the coordinator's "host:port"; without one the agent waits to be dialled (`tandem
+    serve --nodes`). `host` is this machine's address, by default the one that routes to the
+    coordinator. Raises BadConfiguration, AddressInUse, NotAuthorized or VersionMismatch; a
+    coordinator that is away is waited for.
+    """
+    here = host or (await local_address(join) if join is not None else "127.0.0.1")
+    require_one_address(here)
+    agent = await Agent.on_this_machine(
+        here, port=port, command=command, orphan_grace=orphan_grace, say=say
+    )
+    server = await NodeServer.start(here, port, token, agent)
+    agent.address = server.address
+    try:
+        node = agent.describe()
+        memory = f"{node.usable_bytes / (1 << 30):.0f} of {node.memory_bytes / (1 << 30):.0f} GiB"
+        say(f"{node.node_id}: {node.chip}, {node.cores} cores, {memory} for engines")
+        slow = "" if node.blas.fast else f", slow: {node.blas.advice}"
+        say(f"matrix library: {node.blas.name}{slow}")
+        if join is not None:
+            await _stay_joined(join, agent, token, say)
+        say(f"listening on {agent.address}: tandem serve --nodes {agent.address}")
+        await asyncio.Event().wait()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await agent.close()
+            await server.stop()
+
+
+async def local_address(peer: str) -> str:
+    """The address of this machine from which packets to `peer` ("host:port") would leave.
+
+    Nothing is sent. Raises BadConfiguration when the host is unknown or not routed to.
+    """
+    host, port = split_address(peer)
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(address)
+            return str(probe.getsockname()[0])
+    except OSError as error:
+        raise BadConfiguration(f"can't find a way to {peer}: {error.strerror}") from error
+
+
+def require_one_address(host: str) -> None:
+    """Refuse 0.0.0.0 and ::, which no peer could dial; raises BadConfiguration."""
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_unspecified:
+            raise BadConfiguration(
+                f"--host {host} is every address of this machine; name the one that the other "
+                "machines can reach"
+            )
+
+
+async def _stay_joined(address: str, agent: Agent, token: str | None, say: Say) -> None:
+    """Join, and join again whenever the coordinator goes; never returns."""
+    delay, said = FIRST_RETRY, ""
+    while True:
+        try:
+            async with aclosing(registry.join(address, agent.describe(), token)) as events:
+                async for event in events:
+                    if isinstance(event, registry.Welcome):
+                        say(f"joined {event.cluster} at {address} as {agent.address}")
+                        delay, said = FIRST_RETRY, ""
+            trouble = f"the coordinator at {address} ended the membership"
+        except (NodeUnreachable, Busy) as error:
+            trouble = str(error)
+        if trouble != said:
+            say(f"{trouble}; trying again until it is back")
+            said = trouble
+        await asyncio.sleep(delay)
+        delay = min(2 * delay, LAST_RETRY)

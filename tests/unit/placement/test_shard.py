@@ -1,0 +1,166 @@
+"""check_shard against mlx-lm's own models, and the words it refuses with."""
+
+from __future__ import annotations
+
+import ast
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.core.errors import CannotShard
+from cluster.placement.shard import SHARDABLE, check_shard, possible_worlds
+
+LLAMA = {
+    "model_type": "llama", "hidden_size": 256, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "intermediate_size": 768, "num_hidden_layers": 4,
+}  # fmt: skip
+QWEN3_MOE = {
+    "model_type": "qwen3_moe", "hidden_size": 2048, "num_attention_heads": 32, "head_dim": 128,
+    "num_key_value_heads": 4, "intermediate_size": 6145, "moe_intermediate_size": 768,
+    "num_experts": 128, "decoder_sparse_step": 1, "mlp_only_layers": [],
+}  # fmt: skip
+
+
+def models_folder() -> Path:
+    return Path(str(distribution("mlx-lm").locate_file("mlx_lm/models")))
+
+
+def classes_with_shard() -> set[str]:
+    """Modules whose Model has shard(), inherited or imported from another module included."""
+    own: set[str] = set()
+    parents: dict[str, set[str]] = {}
+    for path in models_folder().glob("*.py"):
+        tree = ast.parse(path.read_text())
+        aliases: dict[str, str] = {}
+        for node in tree.body:
+            if isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    name = alias.asname or alias.name
+                    if alias.name == "Model" and node.module:
+                        aliases[name] = node.module
+                    elif node.module is None:
+                        aliases[name + ".Model"] = alias.name
+            if isinstance(node, ast.ClassDef) and node.name == "Model":
+                if any(isinstance(f, ast.FunctionDef) and f.name == "shard" for f in node.body):
+                    own.add(path.stem)
+                bases = {ast.unparse(base) for base in node.bases}
+                parents[path.stem] = {aliases[base] for base in bases if base in aliases}
+        if "Model" in aliases:
+            parents[path.stem] = {aliases["Model"]}
+    while True:
+        more = {name for name, up in parents.items() if up & own} - own
+        if not more:
+            return own
+        own |= more
+
+
+def remapped() -> dict[str, str]:
+    tree = ast.parse((models_folder().parent / "utils.py").read_text())
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MODEL_REMAPPING":
+            mapping = ast.literal_eval(node.value)
+            assert isinstance(mapping, dict)
+            return mapping
+    raise AssertionError("mlx-lm has no MODEL_REMAPPING any more")
+
+
+def test_the_list_is_that_of_the_installed_mlx_lm() -> None:
+    modules = classes_with_shard()
+    names = modules | {alias for alias, name in remapped().items() if name in modules}
+    assert names == SHARDABLE
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_a_llama_that_divides_is_accepted(world: int) -> None:
+    check_shard(LLAMA, world)
+
+
+def test_the_message_names_all_that_is_needed() -> None:
+    with pytest.raises(CannotShard) as caught:
+        check_shard(LLAMA, 3)
+    assert str(caught.value) == (
+        "this llama model can't be split over 3 ranks: num_attention_heads is 8, which 3 does "
+        "not divide; it can be served on 1, 2 or 4 ranks"
+    )
+
+
+def test_kv_heads_count() -> None:
+    with pytest.raises(CannotShard, match="num_key_value_heads is 4, which 8 does not divide"):
+        check_shard(LLAMA, 8)
+
+
+def test_kv_heads_default_to_all_heads() -> None:
+    config = {k: v for k, v in LLAMA.items() if k != "num_key_value_heads"}
+    check_shard(config, 8)
+
+
+def test_inner_width_counts() -> None:
+    with pytest.raises(CannotShard, match="intermediate_size is 769"):
+        check_shard({**LLAMA, "intermediate_size": 769}, 2)
+
+
+def test_an_architecture_without_shard_is_named() -> None:
+    with pytest.raises(CannotShard, match=r"gemma3 .*no tensor-parallel version.*1 rank only"):
+        check_shard({**LLAMA, "model_type": "gemma3"}, 2)
+    check_shard({**LLAMA, "model_type": "gemma3"}, 1)
+
+
+@pytest.mark.parametrize("world", [0, -1])
+def test_a_world_below_one_is_refused(world: int) -> None:
+    with pytest.raises(CannotShard):
+        check_shard(LLAMA, world)
+
+
+def test_sizes_of_a_multimodal_model_are_nested() -> None:
+    text = {k: v for k, v in LLAMA.items() if k != "model_type"}
+    config = {"model_type": "qwen3_5", "text_config": {**text, "tie_word_embeddings": True}}
+    assert possible_worlds(config, 8) == [1, 2, 4, 8]  # KV heads are copied
+    with pytest.raises(CannotShard, match="num_attention_heads is 8, which 3"):
+        check_shard(config, 3)
+
+
+def test_a_mixture_of_experts_has_no_dense_width() -> None:
+    check_shard(QWEN3_MOE, 4)
+    with pytest.raises(CannotShard, match="intermediate_size is 6145"):
+        check_shard({**QWEN3_MOE, "mlp_only_layers": [0]}, 4)
+    with pytest.raises(CannotShard, match="moe_intermediate_size is 770"):
+        check_shard({**QWEN3_MOE, "moe_intermediate_size": 770}, 4)
+
+
+def test_latent_attention_needs_no_kv_heads_to_divide() -> None:
+    config = {**LLAMA, "model_type": "deepseek_v3", "kv_lora_rank": 32, "num_key_value_heads": 1}
+    check_shard(config, 4)
+
+
+@pytest.mark.parametrize(
+    ("size", "world", "works"), [(768, 2, True), (768, 4, True), (768, 8, False), (320, 2, False)]
+)
+def test_quantized_inputs_are_cut_between_groups(size: int, world: int, works: bool) -> None:
+    config: dict[str, Any] = {
+        **LLAMA, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8,
+        "intermediate_size": size, "quantization": {"group_size": 64, "bits": 4},
+    }  # fmt: skip
+    if works:
+        check_shard(config, world)
+        return
+    with pytest.raises(CannotShard, match=f"intermediate_size is {size}.* group size 64"):
+        check_shard(config, world)
+
+
+def test_gpt_oss_in_mxfp4() -> None:
+    config = {
+        "model_type": "gpt_oss", "num_attention_heads": 64, "num_key_value_heads": 8,
+        "head_dim": 64, "hidden_size": 2880, "intermediate_size": 2880, "num_local_experts": 32,
+        "quantization_config": {"quant_method": "mxfp4"},
+    }  # fmt: skip
+    assert possible_worlds(config, 8) == [1, 2]
+
+
+def test_one_module_may_be_quantized_apart() -> None:
+    special = {"group_size": 32, "model.layers.0.self_attn.o_proj": {"group_size": 128}}
+    config = {**LLAMA, "quantization": special}
+    check_shard(config, 2)
+    with pytest.raises(CannotShard, match=r"head size is 256.*holds? 64.*group size 128"):
+        check_shard(config, 4)

@@ -1,0 +1,76 @@
+"""What goes out is what comes in."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.core.cluster import (
+    Address,
+    Alive,
+    Blas,
+    EngineEvent,
+    Exited,
+    LaunchSpec,
+    Loading,
+    NodeDescription,
+    Ready,
+    ShardPlan,
+    Started,
+    Versions,
+)
+from cluster.core.errors import ProtocolError
+from cluster.core.ids import Epoch, Rank
+from cluster.wire.node_codec import (
+    description_from_wire,
+    description_to_wire,
+    event_from_wire,
+    event_to_wire,
+    launch_from_wire,
+    launch_to_wire,
+)
+from cluster.wire.v1 import node_pb2
+
+NODE = NodeDescription(
+    node_id="studio-1", hostname="studio.local", chip="Apple M3 Ultra", cores=32,
+    memory_bytes=512 << 30, usable_bytes=384 << 30, system="macOS 26.2",
+    versions=Versions(1, "0.1.0", "0.32.4", "0.32.2"), blas=Blas("Metal", "p", True, "none"),
+    addresses=(Address("en2", "10.0.0.1", "thunderbolt"), Address("lo0", "::1", "loopback")),
+    agent_address="10.0.0.1:7000",
+)  # fmt: skip
+SPEC = LaunchSpec(
+    epoch=Epoch(3), secret="s", model="demo", model_digest="d",
+    plan=ShardPlan(2, Rank(1), "tensor", "ring"), ring=("a:1", "b:2"), threads=4,
+)  # fmt: skip
+
+
+def test_description() -> None:
+    assert description_from_wire(description_to_wire(NODE)) == NODE
+
+
+def test_launch() -> None:
+    assert launch_from_wire(launch_to_wire(SPEC)) == SPEC
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Started(7), Loading("weights", 0.25), Ready("127.0.0.1:1", 1.5), Alive(1 << 40, 2.5),
+        Exited(-9, "killed"),
+    ],
+)  # fmt: skip
+def test_events(event: EngineEvent) -> None:
+    assert event_from_wire(event_to_wire(event)) == event
+
+
+def test_an_event_of_a_later_version_is_skipped() -> None:
+    assert event_from_wire(node_pb2.EngineEvent()) is None
+
+
+@pytest.mark.parametrize(("world", "rank", "ring"), [(2, 2, 2), (0, 0, 0), (2, 0, 1), (1, 0, 2)])
+def test_a_launch_that_contradicts_itself(world: int, rank: int, ring: int) -> None:
+    message = launch_to_wire(SPEC)
+    message.plan.world, message.plan.rank = world, rank
+    del message.ring[:]
+    message.ring.extend(["a:1"] * ring)
+    with pytest.raises(ProtocolError):
+        launch_from_wire(message)
