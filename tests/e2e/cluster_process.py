@@ -87,7 +87,7 @@ class Process:
             self.popen.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.popen.wait(seconds)
-        gone, alive = psutil.wait_procs(family, timeout=max(0.1, seconds / 2))
+        _gone, alive = psutil.wait_procs(family, timeout=max(0.1, seconds / 2))
         took = time.monotonic() - begin
         for process in alive:
             with contextlib.suppress(psutil.NoSuchProcess):

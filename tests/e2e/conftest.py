@@ -33,7 +33,9 @@ def demo() -> Iterator[Server]:
 
 @pytest.fixture(scope="module", params=[1, 2])
 def llama(request: pytest.FixtureRequest, random_model: Callable[[str], Path]) -> Iterator[Server]:
-    """A random 30M llama with a 32k context, on one rank and on two."""
+    """A random 30M llama with a 32k context, on one rank and on two; two sequences at
+    a time."""
     model = str(random_model("llama_30m"))
-    with serving("--model", model, "--local-ranks", str(request.param)) as server:
+    ranks = str(request.param)
+    with serving("--model", model, "--local-ranks", ranks, "--sequences", "2") as server:
         yield server

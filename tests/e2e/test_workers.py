@@ -33,9 +33,7 @@ def test_two_workers_join_and_serve_one_model() -> None:
 def test_a_worker_that_is_called_serves_beside_a_local_rank() -> None:
     port = free_port("127.0.0.2")
     with ExitStack() as stack:
-        worker = stack.enter_context(
-            Process("worker", "--host", "127.0.0.2", "--port", str(port))
-        )
+        worker = stack.enter_context(Process("worker", "--host", "127.0.0.2", "--port", str(port)))
         wait_until(lambda: f"127.0.0.2:{port}" in worker.output, 20, "the worker listens")
         server = stack.enter_context(Server("--nodes", f"127.0.0.2:{port}"))
         server.wait_ready()
