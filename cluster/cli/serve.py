@@ -39,7 +39,7 @@ def serve(
         str,
         typer.Option(
             help="Other machines: a number waits until as many have joined with "
-            "`tandem worker --join`; addresses of running workers, HOST:PORT,HOST:PORT, are called.",
+            "`tandem worker --join`; addresses of running workers are called.",
             metavar="N|HOST:PORT,...",
         ),
     ] = "",

@@ -87,7 +87,7 @@ async def serve(options: Options, console: Console) -> None:
             )
             await asyncio.wait([stopping, running, serving], return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
-                console.print("stopping", highlight=False)
+                _say(console, "stopping")
             coordinator.close()
             http.should_exit = True
             running.cancel()
@@ -135,24 +135,24 @@ async def _say_ready(
     bar.close()
     url = f"http://{join_address(options.host, options.port)}"
     if coordinator.model.demo:
-        console.print(
+        _say(
+            console,
             "this is the demo model: it knows a little about Tandem and can repeat words. "
             "Serve a real one with: tandem serve --model FOLDER-OR-HUB-ID",
-            highlight=False,
         )
     if not is_loopback(options.host):
-        console.print(
+        _say(
+            console,
             f"anyone who can reach {options.host} can use this server: there are no API keys yet",
-            highlight=False,
         )
     ranks = "1 rank" if options.world == 1 else f"{options.world} ranks"
-    console.print(f"serving {coordinator.model.id} on {ranks} at {url}/v1", highlight=False)
+    _say(console, f"serving {coordinator.model.id} on {ranks} at {url}/v1")
 
 
 def _say_blas(member: Member, console: Console) -> None:
     blas = member.description.blas
     line = f"matrix library on {member.description.hostname}: {blas.name}"
-    console.print(line if blas.fast else f"{line} (slow): {blas.advice}", highlight=False)
+    _say(console, line if blas.fast else f"{line} (slow): {blas.advice}")
 
 
 def _kv_tokens(options: Options, folder: Path, members: list[Member]) -> int:
@@ -177,29 +177,34 @@ async def _members(
     """This machine's agent first, then those we call, then those that join."""
     host, port = options.control
     async with AsyncExitStack() as stack:
+
+        async def add(address: str, ranks: int = 1) -> None:
+            members.append(await stack.enter_async_context(dial(address, options.token, ranks)))
+
         members: list[Member] = []
         if options.local_ranks:
             require_token(host, options.token)
-            agent = await stack.enter_async_context(
-                local_agent(host, options.token, options.orphan_grace)
-            )
-            members.append(
-                await stack.enter_async_context(dial(agent, options.token, options.local_ranks))
-            )
+            agent = local_agent(host, options.token, options.orphan_grace)
+            await add(await stack.enter_async_context(agent), options.local_ranks)
         for address in options.dialled:
-            members.append(await stack.enter_async_context(dial(address, options.token, 1)))
+            await add(address)
         if options.joining:
             coordinator.waiting_for(f"{options.joining} workers to join")
             membership = await stack.enter_async_context(Membership.open(host, port, options.token))
-            where = join_address(host, port)
-            console.print(
-                f"waiting for {options.joining} to run: tandem worker --join {where}",
-                highlight=False,
+            _say(
+                console,
+                f"waiting for {options.joining} to run: "
+                f"tandem worker --join {join_address(host, port)}",
             )
             for address in await membership.wait(options.joining):
-                members.append(await stack.enter_async_context(dial(address, options.token, 1)))
-                console.print(f"{members[-1].description.hostname} joined", highlight=False)
+                await add(address)
+                _say(console, f"{members[-1].description.hostname} joined")
         yield members
+
+
+def _say(console: Console, line: str) -> None:
+    """One line, as it is: never wrapped, never coloured by what it says."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 class HttpServer(uvicorn.Server):
@@ -250,6 +255,6 @@ def set_up_log() -> None:
             structlog.processors.TimeStamper(fmt="iso"),
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )

@@ -1,0 +1,113 @@
+"""`tandem`: finds the verb, imports it alone, and turns what it raises into one line.
+
+Only the verb that was asked for is imported, so that `tandem --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+
+from cluster.core.errors import TandemError
+
+VERBS = {
+    "serve": "Serve a model to OpenAI clients, on this machine or several.",
+    "worker": "Lend this machine to a server that runs on another one.",
+    "status": "Show nodes, ranks, memory, live requests and speed of a running server.",
+    "chat": "Talk to the served model in this terminal.",
+}
+"""Each verb's summary, for `tandem --help`; the module and its function carry its name."""
+
+HELP = """A few machines serve one large language model together.
+
+Run `tandem serve` and point any OpenAI client at http://127.0.0.1:8642/v1.
+With more machines, run `tandem worker` on each of the others.
+"""
+
+EPILOG = "Every command explains itself, with examples: `tandem serve --help`"
+
+
+def main() -> None:
+    """Entry point of the `tandem` command."""
+    verb = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    build(verb)(prog_name="tandem")
+
+
+def build(verb: str | None) -> typer.Typer:
+    """The command line with `verb` imported, and of the other verbs the summary only."""
+    app = typer.Typer(
+        epilog=EPILOG,
+        rich_markup_mode="markdown",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(help=HELP)(_root)
+    for name, summary in VERBS.items():
+        if name == verb:
+            function = getattr(importlib.import_module(f"cluster.cli.{name}"), name)
+            app.command(name)(_one_line_errors(function))
+        else:
+            app.command(name, help=summary)(_not_imported)
+    return app
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tandem {version('tandem')}")
+        raise typer.Exit
+
+
+def _root(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version and leave."
+        ),
+    ] = False,
+) -> None:
+    """Takes the options that stand before the verb."""
+
+
+def _not_imported() -> None:
+    raise AssertionError("only the verb that was asked for is ever run")
+
+
+def _one_line_errors(function: Callable[..., None]) -> Callable[..., None]:
+    """What Tandem raises on purpose becomes one line and exit code 1; Ctrl-C is quiet."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **options: Any) -> None:
+        try:
+            function(*args, **options)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+        except TandemError as error:
+            _complain([error])
+        except BaseExceptionGroup as group:  # from a task group
+            ours, others = group.split(TandemError)
+            if ours is None or others is not None:
+                raise
+            _complain(_leaves(ours))
+
+    return run
+
+
+def _complain(errors: list[BaseException]) -> None:
+    for line in dict.fromkeys(" ".join(str(error).split()) for error in errors):
+        typer.echo(f"tandem: {line}", err=True)
+    raise typer.Exit(1) from None
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    leaves: list[BaseException] = []
+    for error in group.exceptions:
+        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return leaves

@@ -1,0 +1,97 @@
+"""`tandem worker`: this machine's node agent, for a server that runs elsewhere."""
+
+from __future__ import annotations
+
+import functools
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def worker(
+    join: Annotated[
+        str | None,
+        typer.Option(
+            help="The server to join, and the port on which it waits for workers (8643 unless "
+            "it was told otherwise). Without it, this worker waits for a server to call it.",
+            metavar="HOST:PORT",
+        ),
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of this machine to listen on, and at which the others reach it. "
+            "Without it: the one that leads to the server.",
+            metavar="ADDR",
+        ),
+    ] = None,
+    port: Annotated[
+        int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)
+    ] = 8644,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the join token that machines of one cluster share. Without it: "
+            "TANDEM_JOIN_TOKEN from the environment. Needed beyond loopback.",
+            metavar="PATH",
+        ),
+    ] = None,
+    orphan_grace: Annotated[
+        float,
+        typer.Option(
+            help="Seconds to keep the model in memory after the server has gone, in case it "
+            "comes back.",
+            min=0,
+        ),
+    ] = 600.0,
+) -> None:
+    """Lend this machine to a server that runs on another one.
+
+    The worker tells the server about this machine, starts one engine when it is asked to, and
+    ends it when the server is done. Stop it with Ctrl-C.
+
+    **Example:** both machines get the same secret; the first one serves, the second one joins.
+
+        export TANDEM_JOIN_TOKEN=...
+        tandem serve --nodes 1 --host 192.168.1.10
+        tandem worker --join 192.168.1.10:8643
+    """
+    # Imported here so that `tandem worker --help` answers at once.
+    import anyio
+
+    from cluster.node.worker import run_worker
+    from cluster.wire.security import read_token
+
+    anyio.run(
+        until_signal,
+        functools.partial(
+            run_worker,
+            join=join,
+            host=host,
+            port=port,
+            token=read_token(token_file),
+            orphan_grace=orphan_grace,
+            say=functools.partial(typer.echo, err=True),
+        ),
+    )
+
+
+async def until_signal(run: Callable[[], Awaitable[None]]) -> None:
+    """Run until it ends by itself, or cancel it at the first SIGINT or SIGTERM."""
+    import anyio
+
+    async with anyio.create_task_group() as tasks:
+
+        async def listen() -> None:
+            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                async for _ in signals:
+                    typer.echo("stopping", err=True)
+                    tasks.cancel_scope.cancel()
+                    return
+
+        tasks.start_soon(listen, name="signals")
+        await run()
+        tasks.cancel_scope.cancel()

@@ -1,0 +1,323 @@
+"""Scheduler, channels and reference engine wired together, as the coordinator does it.
+
+Whatever a test makes happen, the harness checks the invariants of DESIGN.md along the way, and
+keeps a readable log of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from cluster.core.channel import ChannelState, ChannelTable, TokenChannel
+from cluster.core.clock import ManualClock
+from cluster.core.config import Limits, Pacing
+from cluster.core.errors import TandemError
+from cluster.core.ids import Epoch, RequestId, Slot
+from cluster.core.plan import Step, StepResult
+from cluster.core.request import Finish, Piece, Request
+from cluster.core.sampling import Sampling
+from cluster.scheduler.events import Drained, Event, Released, Sampled
+from cluster.scheduler.scheduler import Scheduler
+from cluster.scheduler.sequence import Sequence
+from tests.unit.scheduler.reference import Cost, ReferenceEngine, alone
+
+EPOCH = Epoch(1)
+TOLERANCE = 1e-9
+
+
+@dataclass
+class Tracked:
+    """All that has become of one request."""
+
+    request: Request
+    channel: TokenChannel
+    sequence: Sequence
+    submitted: float
+    ids: list[int] = field(default_factory=list)
+    """Text delivered, in order."""
+    tokens: int = 0
+    """Delivered, an end id included."""
+    finish: Finish | None = None
+    released: bool = False
+    drained: int = 0
+    slot: Slot | None = None
+    let_go: int | None = None
+    """Number of the step that took its slot away."""
+    times: list[float] = field(default_factory=list)
+    """When tokens came."""
+
+    @property
+    def longest_wait(self) -> float:
+        """Between two deliveries."""
+        return max(b - a for a, b in pairwise(self.times))
+
+
+class Harness:
+    """One epoch, driven by hand."""
+
+    def __init__(
+        self,
+        *,
+        limits: Limits | None = None,
+        pacing: Pacing | None = None,
+        trimmable: bool = True,
+        cost: Cost | None = None,
+        lag: int = 2,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.pacing = pacing or Pacing()
+        self.clock = ManualClock()
+        self.channels = ChannelTable()
+        self.scheduler = Scheduler(EPOCH, self.limits, self.pacing, trimmable=trimmable)
+        self.engine = ReferenceEngine(
+            EPOCH, trimmable=trimmable, cost=cost, limits=self.limits, lag=lag
+        )
+        self.tracked: dict[str, Tracked] = {}
+        self.steps: list[Step] = []
+        self.log: list[str] = []
+        self._owner: dict[Slot, Tracked] = {}
+        """Whose slot it is, by the steps sent."""
+
+    # What clients do
+
+    def submit(
+        self,
+        name: str,
+        prompt: Iterable[int],
+        max_tokens: int = 4,
+        *,
+        seed: int = 0,
+        end_ids: Iterable[int] = (),
+        scope: str = "",
+        deadline: float | None = None,
+    ) -> Tracked:
+        """Raises what the scheduler raises; then no channel is left behind."""
+        request = Request(
+            RequestId(name),
+            tuple(prompt),
+            max_tokens,
+            Sampling(seed=seed),
+            frozenset(end_ids),
+            scope,
+            deadline,
+        )
+        channel = TokenChannel(request.id, self.channels)
+        what = f"submit {name}: {len(request.prompt)} prompt tokens, at most {max_tokens} new"
+        try:
+            sequence = self.scheduler.submit(channel, request, self.clock.now())
+        except TandemError as error:
+            self.channels.remove(request.id)
+            self._say(f"{what}: {type(error).__name__}: {error}")
+            raise
+        self._say(what)
+        tracked = Tracked(request, channel, sequence, self.clock.now())
+        self.tracked[name] = tracked
+        return tracked
+
+    def end(self, name: str, finish: Finish = Finish.CANCELLED) -> None:
+        """Over for its client; whatever its state, this is allowed."""
+        self._say(f"end {name}: {finish}")
+        tracked = self.tracked[name]
+        if tracked.finish is None:
+            tracked.finish = finish
+            tracked.channel.close(finish)
+        self._tell(self.scheduler.end(tracked.request.id, finish), None)
+
+    # What the coordinator and the ranks do
+
+    def plan(self) -> Step | None:
+        """Send the next step, if there is one."""
+        before = self.scheduler.steps_in_flight
+        step = self.scheduler.next_step(self.clock.now())
+        if step is None:
+            return None
+        assert before < self.pacing.steps_in_flight, "too many steps in flight"
+        assert self.scheduler.steps_in_flight == before + 1
+        assert step.seq == self.scheduler.last_seq == len(self.steps) + 1
+        self.steps.append(step)
+        self._say(render(step))
+        self._note_owners(step)
+        self._check_bounds(step)
+        self.engine.take(step, self.clock.now())
+        assert len(self.engine.unanswered) == self.scheduler.steps_in_flight
+        return step
+
+    def answer(self) -> bool:
+        """Answer the oldest step in flight; False when there is none."""
+        if not self.engine.unanswered:
+            return False
+        at = self.engine.unanswered[0].at
+        self.clock.advance(max(0.0, at - self.clock.now()))
+        result = self.engine.answer()
+        self._say(render_result(result))
+        self._tell(self.scheduler.apply(result), result)
+        return True
+
+    def run(self, until: Callable[[], object] = lambda: False, most: int = 100_000) -> None:
+        """Go on until `until()` holds or nothing is left to do."""
+        for _ in range(most):
+            if until():
+                return
+            while self.plan():
+                pass
+            if not self.answer():
+                return
+        raise AssertionError(f"not done after {most} steps")
+
+    def settle(self) -> None:
+        """Let all requests end, then check that nothing is left and every text is right."""
+        self.run()
+        scheduler = self.scheduler
+        waiting = [name for name, tracked in self.tracked.items() if not tracked.released]
+        assert not waiting, f"nothing left to do, but {waiting} wait"
+        assert scheduler.idle
+        assert scheduler.steps_in_flight == 0
+        sampled = self.engine.decoded_tokens + sum(
+            chunk.sample for step in self.steps for chunk in step.chunks
+        )
+        tokens = sum(tracked.tokens + tracked.drained for tracked in self.tracked.values())
+        assert tokens == sampled, "tokens that went nowhere"
+        assert scheduler.live_slots == 0
+        assert not scheduler.sequences
+        assert scheduler.next_step(self.clock.now()) is None
+        assert not scheduler._prefilling
+        assert not scheduler._ended
+        assert scheduler._pool._reserved == 0
+        assert not scheduler.overdue(self.clock.now() + 1e9)
+        assert len(self.channels) == 0
+        assert self.channels.orphan_tokens == 0
+        assert self.channels.drained_tokens == sum(t.drained for t in self.tracked.values())
+        assert not self.engine.live
+        index = scheduler._pool._index
+        held = {slot: memoryview(p.ids).cast("I").tolist() for slot, p in index._parked.items()}
+        assert held == {slot: cache.ids for slot, cache in self.engine.parked.items()}
+        assert index.tokens == self.engine.positions
+        for tracked in self.tracked.values():
+            check_text(tracked)
+
+    # Checks
+
+    def _note_owners(self, step: Step) -> None:
+        """Who loses and who gets a slot, told from the steps alone."""
+        for slot in (*step.release, *(park.slot for park in step.park)):
+            owner = self._owner.pop(slot, None)
+            if owner is not None:
+                assert owner.finish is not None, f"{owner.request.id} lost its slot too early"
+                assert owner.let_go is None
+                owner.let_go = step.seq
+        for tracked in self._owner.values():
+            assert tracked.finish is None, f"step {step.seq} goes on with {tracked.request.id}"
+        for admit in step.admit:
+            (owner,) = (
+                tracked
+                for tracked in self.tracked.values()
+                if tracked.slot is None and tracked.sequence.slot == admit.slot
+            )
+            owner.slot = admit.slot
+            assert admit.sampling == owner.request.sampling
+            assert frozenset(admit.end_ids) == owner.request.end_ids
+            assert owner.sequence.cached == admit.keep < len(owner.request.prompt)
+            self._check_scope(owner)
+            self._owner[admit.slot] = owner
+
+    def _check_scope(self, owner: Tracked) -> None:
+        """A prefix may only come from a request of the same scope."""
+        wanted = owner.request.prompt[: owner.sequence.cached]
+        assert not wanted or any(
+            (other.request.prompt + tuple(other.sequence.tokens))[: len(wanted)] == wanted
+            for other in self.tracked.values()
+            if other.request.scope == owner.request.scope and other.finish is not None
+        ), f"{owner.request.id} reuses what its scope never computed"
+
+    def _check_bounds(self, step: Step) -> None:
+        """Invariant 3, with the time that the iterations really take."""
+        seconds = step.iterations * self.engine.cost.decode(len(step.decode))
+        assert step.iterations <= 1 or seconds <= self.pacing.decode + TOLERANCE
+
+    def _tell(self, events: list[Event], result: StepResult | None) -> None:
+        for event in events:
+            tracked = self.tracked[event.request_id]
+            assert not tracked.released, f"{event} after its release"
+            match event:
+                case Sampled():
+                    self._sampled(tracked, event)
+                case Drained(count=count):
+                    assert tracked.finish is not None, f"{event} before its end"
+                    assert count > 0
+                    assert self.channels.find(event.request_id, count) is None
+                    tracked.drained += count
+                    self._say(f"  {event.request_id}: {count} past the end")
+                case Released():
+                    self._release(tracked, result)
+
+    def _sampled(self, tracked: Tracked, event: Sampled) -> None:
+        assert tracked.finish is None, f"{event} after its end"
+        assert event.count > 0
+        channel = self.channels.find(event.request_id, event.count)
+        assert channel is tracked.channel
+        channel.put(Piece(" ".join(map(str, event.ids)), event.count))
+        tracked.ids.extend(event.ids)
+        tracked.tokens += event.count
+        tracked.times.append(self.clock.now())
+        text = " ".join(map(str, event.ids)) or "nothing"
+        if event.finish is not None:
+            tracked.finish = event.finish
+            channel.close(event.finish)
+            text += f", ends: {event.finish}"
+        self._say(f"  {event.request_id}: {text}")
+
+    def _release(self, tracked: Tracked, result: StepResult | None) -> None:
+        assert tracked.finish is not None
+        if tracked.slot is None:
+            assert result is None, "a queued request is let go at once"
+        else:
+            assert result is not None
+            assert tracked.let_go == result.seq, "let go before every rank has"
+        assert tracked.channel.state is ChannelState.DRAINING
+        tracked.released = True
+        self.channels.remove(tracked.request.id)
+        self._say(f"  {tracked.request.id}: released")
+
+    def _say(self, line: str) -> None:
+        self.log.append(f"{self.clock.now():7.3f}  {line}")
+
+
+def check_text(tracked: Tracked) -> None:
+    """What was delivered is what the request gets when it is alone."""
+    expected = alone(tracked.request)
+    ended = bool(expected) and expected[-1] in tracked.request.end_ids
+    text = expected[:-1] if ended else expected
+    if tracked.tokens == len(expected):
+        assert tuple(tracked.ids) == text
+        assert tracked.finish is (Finish.STOP if ended else Finish.LENGTH)
+    else:
+        assert tracked.finish in (Finish.CANCELLED, Finish.STOP), "not all, but not cut short"
+        assert tracked.tokens == len(tracked.ids)
+        assert tuple(tracked.ids) == text[: tracked.tokens]
+
+
+def render(step: Step) -> str:
+    """A step in one line."""
+    parts = [f"release {slot}" for slot in step.release]
+    parts += [f"park {park.slot} keep {park.keep}" for park in step.park]
+    parts += [f"fork {fork.source} to {fork.slot} keep {fork.keep}" for fork in step.fork]
+    parts += [f"admit {admit.slot} keep {admit.keep}" for admit in step.admit]
+    if step.decode:
+        parts.append(f"decode {' '.join(map(str, step.decode))} x {step.iterations}")
+    parts += [
+        f"chunk {c.slot} [{c.start}, {c.start + len(c.tokens)}){' sample' if c.sample else ''}"
+        for c in step.chunks
+    ]
+    return f"step {step.seq}: {'; '.join(parts)}"
+
+
+def render_result(result: StepResult) -> str:
+    """A result in one line."""
+    parts = []
+    if result.decoded:
+        parts.append(f"decoded {' '.join(map(str, result.decoded))}")
+    if result.prefilled:
+        parts.append(f"prefilled {' '.join(map(str, result.prefilled))}")
+    return f"result {result.seq}: {'; '.join(parts) or 'done'}"
