@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+
 import structlog
 
 from cluster.coordinator.epoch import Group

@@ -18,6 +18,7 @@ from cluster.core.versions import require_same
 from cluster.wire.node_client import NodeClient
 from cluster.wire.registry import RegistryServer
 from cluster.wire.security import TOKEN_VARIABLE, is_loopback, split_address
+from cluster.wire.status import by_name
 
 AGENT_START_SECONDS = 20.0
 AGENT_STOP_SECONDS = 4.0
@@ -129,10 +130,15 @@ async def _listening(process: asyncio.subprocess.Process) -> str:
     assert process.stdout is not None  # asked for above
     try:
         async with asyncio.timeout(AGENT_START_SECONDS):
-            line = await process.stdout.readline()
-        return str(json.loads(line)["address"])
-    except (TimeoutError, ValueError, KeyError) as error:
-        raise LaunchFailed("this machine's node agent did not start; see above") from error
+            event = json.loads(await process.stdout.readline())
+    except (TimeoutError, ValueError) as error:
+        raise LaunchFailed("this machine's node agent did not start") from error
+    if "address" in event:
+        return str(event["address"])
+    message = str(event.get("message", "it gave no reason"))
+    raise by_name(str(event.get("error")), message) or LaunchFailed(
+        f"this machine's node agent did not start: {message}"
+    )
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

@@ -68,7 +68,7 @@ def _rank(group: Group, engine: EngineState) -> RankView:
         weight_bytes=engine.weight_bytes,
         memory_bytes=group.ranks.memory_bytes[engine.rank],
         rss_bytes=engine.rss_bytes,
-        last_seq=group.ranks.last_seq,
+        last_seq=group.ranks.last_seq[engine.rank],
     )
 
 

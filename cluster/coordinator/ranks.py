@@ -31,8 +31,8 @@ class Ranks:
         self._clients = clients
         self.memory_bytes = [0] * len(clients)
         """Held by MLX at the last step, by rank."""
-        self.last_seq = 0
-        """Last step that every rank has answered."""
+        self.last_seq = [0] * len(clients)
+        """Last step that each rank has answered."""
 
     async def send(self, step: Step) -> None:
         message = encode(step)
@@ -44,8 +44,10 @@ class Ranks:
                 group.create_task(client.send_encoded(message))
 
     async def next_result(self) -> StepResult:
-        first, *others = [await client.next_result() for client in self._clients]
-        self.memory_bytes = [first.memory_bytes, *(o.memory_bytes for o in others)]
+        results = [await client.next_result() for client in self._clients]
+        self.memory_bytes = [result.memory_bytes for result in results]
+        self.last_seq = [result.seq for result in results]
+        first, *others = results
         for rank, other in enumerate(others, start=1):
             if other.seq != first.seq:
                 raise StepRefused(f"rank {rank} answers step {other.seq}, rank 0 {first.seq}")
@@ -54,5 +56,4 @@ class Ranks:
                     f"step {first.seq}: digest {other.digest:08x} on rank {rank}, "
                     f"{first.digest:08x} on rank 0"
                 )
-        self.last_seq = first.seq
         return first

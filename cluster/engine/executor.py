@@ -28,10 +28,21 @@ the widest, is computed for one position only."""
 
 
 @dataclass(slots=True)
+class Turn:
+    """One sequence's stay in a slot, for as long as it may be decoded."""
+
+    end_ids: frozenset[int]
+    ended: bool = False
+    """It is known to have sampled an end id."""
+
+
+@dataclass(slots=True)
 class Launch:
     """Work under way on the device."""
 
     rows: tuple[Slot, ...]
+    turns: tuple[Turn, ...]
+    """Of each row."""
     lengths: tuple[int, ...]
     """Cache length of each row after the launch."""
     chunk: bool
@@ -52,22 +63,33 @@ class Executor:
         self._slots = SlotTable(loaded)
         self._batch = DecodeBatch(self._model, self._slots)
         self._sampler = Sampler(self.vocab)
+        self._turns: dict[Slot, Turn] = {}
 
     def run(self, step: Step) -> Iterator[Launch]:
         """Apply `step`, a launch at a time: each `next` builds one and hands it to MLX.
 
         Parts are applied in the order of `plan.Step`. Raises StepRefused when the step names
         a slot or position that can't be meant; state is then undefined and the epoch over.
+        Iterations are left out once `note` has said that every row has ended.
         """
         self._edit(step)
         if (step.iterations > 0) != bool(step.decode) or step.iterations < 0:
             raise StepRefused(f"{step.iterations} iterations of {len(step.decode)} rows")
         if step.decode:
             self._batch.arrange(step.decode)
+        turns = self._turns_of(step.decode)
         for _ in range(step.iterations):
+            if all(turn.ended for turn in turns):
+                break
             yield self._decode()
         for chunk in step.chunks:
             yield self._prefill(chunk)
+
+    def note(self, launch: Launch, ids: list[int]) -> None:
+        """The ids that a launch sampled are known. To be called between the same launches on
+        every rank, since it decides which are left out."""
+        for turn, token in zip(launch.turns, ids, strict=False):  # no ids without `sample`
+            turn.ended = turn.ended or token in turn.end_ids
 
     @property
     def slots(self) -> int:
@@ -78,7 +100,7 @@ class Executor:
         self._batch.leave({*step.release, *(park.slot for park in step.park)})
         for slot in step.release:
             self._slots.drop(slot)
-            self._sampler.drop(slot)
+            self._leave(slot)
         for park in step.park:
             self._park(park)
         for fork in step.fork:
@@ -89,14 +111,26 @@ class Executor:
     def _park(self, park: Park) -> None:
         self._slots.trim(park.slot, park.keep)
         self._slots[park.slot].latest = None
-        self._sampler.drop(park.slot)
+        self._leave(park.slot)
         # An edit may leave lazy copies behind; computed now, they free what they came from.
         start(states(self._slots[park.slot].caches))
+
+    def _leave(self, slot: Slot) -> None:
+        """The sequence in `slot` has ended."""
+        self._sampler.drop(slot)
+        self._turns.pop(slot, None)
+
+    def _turns_of(self, rows: tuple[Slot, ...]) -> tuple[Turn, ...]:
+        try:
+            return tuple(self._turns[slot] for slot in rows)
+        except KeyError as error:
+            raise StepRefused(f"slot {error} has no sequence") from None
 
     def _admit(self, admit: Admit) -> None:
         if admit.slot not in self._slots:
             self._slots.create(admit.slot)
         self._slots.trim(admit.slot, admit.keep)
+        self._turns[admit.slot] = Turn(frozenset(admit.end_ids))
         if self._agreement.samples:
             self._sampler.admit(admit.slot, admit.sampling, admit.history, admit.generated)
 
@@ -107,7 +141,7 @@ class Executor:
         ids = self._next(rows, logits, lengths)
         self._batch.advance(ids)
         done = self._start(rows, ids, self._batch.states())
-        return Launch(rows, lengths, False, done)
+        return Launch(rows, self._turns_of(rows), lengths, False, done)
 
     def _prefill(self, chunk: Chunk) -> Launch:
         sequence = self._slots[chunk.slot]
@@ -123,7 +157,8 @@ class Executor:
         # Without `sample` nothing asks for the logits, so they are never computed.
         ids = self._next(rows, logits[:, -1], lengths) if chunk.sample else None
         sequence.latest = ids
-        return Launch(rows, lengths, True, self._start(rows, ids, states(sequence.caches)))
+        done = self._start(rows, ids, states(sequence.caches))
+        return Launch(rows, self._turns_of(rows), lengths, True, done)
 
     def _next(self, rows: tuple[Slot, ...], logits: mx.array, lengths: tuple[int, ...]) -> mx.array:
         """Sample on rank 0 and agree: int32 `[rows]`."""

@@ -1,8 +1,9 @@
-"""The step loop: steps in, results out, one engine thread for all of MLX.
+"""The step loop: steps in, results out.
 
-Two launches are outstanding at most: while one computes, the next is built, across the ends of
-steps too. A second thread waits for the device, so that the engine thread sleeps on its inbox
-and on nothing else. Nothing here looks at the time, except to report how long launches took.
+The engine thread builds launches and hands them to MLX, at most two ahead of what is done,
+across the ends of steps too. The waiter thread waits for the device and answers; were the
+engine thread to answer, a result would wait for the next launch to be built, which on a CPU
+takes nearly as long as computing it. Neither looks at the time, except to report it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 import zlib
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -31,38 +32,30 @@ PENDING = 4
 
 @dataclass(slots=True)
 class _Work:
-    """A step under way."""
+    """A step under way, and what has come of it."""
 
     step: Step
-    launches: Iterator[Launch]
-    launched: bool = False
-    """Every launch of the step has been handed to MLX."""
-    waiting: int = 0
-    """Launches that are not done yet."""
-    digest: int = 0
+    digest: int
     decoded: list[int] = field(default_factory=list)
     prefilled: list[int] = field(default_factory=list)
     decode_seconds: float = 0.0
     chunk_seconds: list[float] = field(default_factory=list)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Flight:
-    """A launch on the device, and what came of it."""
+    """A launch on the device."""
 
     work: _Work
     launch: Launch
     started: float
-    ids: list[int] = field(default_factory=list)
-    ended: float = 0.0
-    error: Exception | None = None
 
 
 class StepLoop:
     """Executes the steps of one epoch on one rank.
 
     `submit` and `close` may be called from any thread; `run` is the engine thread's body.
-    `on_result` is called on the engine thread, once per step, in order.
+    `on_result` is called on the waiter thread, once per step, in order.
     """
 
     def __init__(
@@ -77,13 +70,20 @@ class StepLoop:
         self._epoch = epoch
         self._on_result = on_result
         self._rank = rank
-        self._inbox: queue.SimpleQueue[Step | _Flight | None] = queue.SimpleQueue()
-        self._outbox: queue.SimpleQueue[_Flight | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Step | None] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[_Flight | _Work | None] = queue.SimpleQueue()
+        """What the waiter waits for: launches, and after its launches each step."""
+        self._permits = threading.Semaphore(OUTSTANDING)
+        """One for each launch that may be on the device."""
+        self._landed: deque[tuple[Launch, list[int]]] = deque()
+        """Launches that are done, with their ids, not yet noted."""
+        self._launched = 0
+        self._noted = 0
+        self._failure: Exception | None = None
+        """Why the waiter has stopped; set before it lets go of the engine thread."""
         self._lock = threading.Lock()
         self._taken = 0
         self._answered = 0
-        self._works: deque[_Work] = deque()
-        self._outstanding = 0
         self._last_done = 0.0
 
     @property
@@ -117,61 +117,71 @@ class StepLoop:
         waiter = threading.Thread(target=self._wait, name="waiter", daemon=True)
         waiter.start()
         try:
-            while (event := self._inbox.get()) is not None:
-                if isinstance(event, Step):
-                    digest = zlib.crc32(_pack(event.seq))
-                    self._works.append(_Work(event, self._executor.run(event), digest=digest))
-                else:
-                    self._landed(event)
-                self._advance()
+            while (step := self._inbox.get()) is not None:
+                self._execute(step)
         finally:
             self._outbox.put(None)
+        waiter.join()
+        self._check()
 
-    def _advance(self) -> None:
-        """Launch what may be launched, and answer what is complete."""
-        for work in self._works:
-            while not work.launched and self._outstanding < OUTSTANDING:
-                self._launch(work)
-            if not work.launched:
+    def _execute(self, step: Step) -> None:
+        """Launch all of a step, as launches before it get done."""
+        work = _Work(step, zlib.crc32(_pack(step.seq)))
+        launches = self._executor.run(step)
+        while True:
+            self._permits.acquire()
+            self._check()
+            self._note()
+            started = time.monotonic()
+            launch = next(launches, None)
+            if launch is None:
+                self._permits.release()
                 break
-        while self._works and self._works[0].launched and not self._works[0].waiting:
-            self._answer(self._works.popleft())
+            self._launched += 1
+            self._outbox.put(_Flight(work, launch, started))
+        self._outbox.put(work)
 
-    def _launch(self, work: _Work) -> None:
-        launch = next(work.launches, None)
-        if launch is None:
-            work.launched = True
-            return
-        work.waiting += 1
-        self._outstanding += 1
-        self._outbox.put(_Flight(work, launch, time.monotonic()))
+    def _note(self) -> None:
+        """Tell the executor of all launches but the latest. Those are done on every rank when
+        the next one is built; whether the latest is, may differ, so it is never looked at."""
+        while self._noted < self._launched - 1:
+            self._executor.note(*self._landed.popleft())
+            self._noted += 1
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _wait(self) -> None:
         """The waiter thread: the only one that blocks on the device; launches nothing."""
-        while (flight := self._outbox.get()) is not None:
+        while (item := self._outbox.get()) is not None:
+            if isinstance(item, _Work):
+                self._answer(item)
+                continue
             try:
-                flight.ids = flight.launch.done.tolist()  # type: ignore[assignment]
-            except Exception as error:  # noqa: BLE001 - handed to the engine thread
-                flight.error = error
-            flight.ended = time.monotonic()
-            self._inbox.put(flight)
+                ids: list[int] = item.launch.done.tolist()  # type: ignore[assignment]
+            except Exception as error:  # noqa: BLE001 - raised on the engine thread
+                self._failure = error
+                self._permits.release()
+                self._inbox.put(None)
+                return
+            self._land(item, ids, time.monotonic())
+            self._permits.release()
 
-    def _landed(self, flight: _Flight) -> None:
-        if flight.error is not None:
-            raise flight.error
+    def _land(self, flight: _Flight, ids: list[int], now: float) -> None:
         work, launch = flight.work, flight.launch
-        self._outstanding -= 1
-        work.waiting -= 1
-        # The device was busy with the launch before until that one was done.
-        seconds = flight.ended - max(flight.started, self._last_done)
-        self._last_done = flight.ended
+        # The device was busy with the launch before until that one was done. A launch counts
+        # from when it was begun to be built: on a CPU, building waits for most of computing.
+        seconds = now - max(flight.started, self._last_done)
+        self._last_done = now
         if launch.chunk:
             work.chunk_seconds.append(seconds)
-            work.prefilled.extend(flight.ids)
+            work.prefilled.extend(ids)
         else:
             work.decode_seconds += seconds
-            work.decoded.extend(flight.ids)
-        work.digest = zlib.crc32(_pack(*launch.rows, *launch.lengths, *flight.ids), work.digest)
+            work.decoded.extend(ids)
+        work.digest = zlib.crc32(_pack(*launch.rows, *launch.lengths, *ids), work.digest)
+        self._landed.append((launch, ids))
 
     def _answer(self, work: _Work) -> None:
         first = self._rank == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,18 +113,17 @@ def _shrink(cache: Any) -> None:
 
 def states(caches: Caches) -> list[mx.array]:
     """All arrays of `caches`, flat."""
-    arrays: list[mx.array] = []
+    return [array for cache in caches for array in _arrays(cache.state)]
 
-    def collect(value: Any) -> None:
-        if isinstance(value, mx.array):
-            arrays.append(value)
-        elif isinstance(value, (list, tuple)):
-            for item in value:
-                collect(item)
 
-    for cache in caches:
-        collect(cache.state)
-    return arrays
+def _arrays(value: Any) -> Iterator[mx.array]:
+    # A generator, not a function inside another: one that calls itself is a reference cycle,
+    # and would keep whole caches alive until the garbage collector's next round.
+    if isinstance(value, mx.array):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _arrays(item)
 
 
 def start(arrays: list[mx.array]) -> None:

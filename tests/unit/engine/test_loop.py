@@ -157,11 +157,7 @@ def test_a_failing_launch_ends_the_loop(running: Running, monkeypatch: pytest.Mo
     plan = a_plan()
     running.run(plan.steps[:5])
     monkeypatch.setattr(running.executor, "_decode", fail)
-    running.loop.submit(
-        plan.add(decode=(Slot(0),), iterations=1).__class__(
-            EPOCH, Seq(6), decode=(Slot(0),), iterations=1
-        )
-    )
+    running.loop.submit(Step(EPOCH, Seq(6), decode=(Slot(0),), iterations=1))
     with pytest.raises(RuntimeError, match="device lost"):
         running.result()
     running.thread.join(10)
