@@ -10,7 +10,10 @@ class Pacing:
     """Time bounds of the plan, in seconds (DESIGN.md, invariants 3 and 5)."""
 
     chunk: float = 0.25
-    """One prefill chunk is predicted to take at most this long."""
+    """One prefill chunk is predicted to take at most this long; more only where a chunk of any
+    size takes at least half as long (scheduler/pace.py)."""
+    prefill_in_flight: float = 0.5
+    """All prefill in flight is predicted to take at most this long together, or is one chunk."""
     decode: float = 0.02
     """One decode step is predicted to take at most this long, or is a single iteration."""
     prefill_share: float = 0.5

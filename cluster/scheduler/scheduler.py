@@ -38,6 +38,8 @@ class Flight:
     """Whose slots the step computes on; a slot may have another owner by the time it is done."""
     ended: tuple[RequestId, ...]
     """Requests whose slot this step parks or releases."""
+    prefill: float
+    """Predicted time of its chunks together when it was planned, in seconds."""
 
 
 class Scheduler:
@@ -122,7 +124,7 @@ class Scheduler:
             return None
         self._admit()
         rows, iterations, seconds = self._plan_decode()
-        chunks = self._plan_prefill(decoding=bool(rows))
+        chunks, prefill = self._plan_prefill(decoding=bool(rows))
         edits = self._pool.take_edits()
         if not (edits or rows or chunks):
             return None
@@ -138,8 +140,7 @@ class Scheduler:
             iterations=iterations,
             chunks=tuple(chunks),
         )
-        seconds += sum(self._prefill_pace.seconds(c.start, len(c.tokens)) for c in chunks)
-        self._launch(step, now, seconds)
+        self._launch(step, now, seconds, prefill)
         return step
 
     def expired(self, now: float) -> list[RequestId]:
@@ -217,34 +218,40 @@ class Scheduler:
         self._share.decoded(seconds)
         return [slot for slot, _ in wanting], iterations, seconds
 
-    def _plan_prefill(self, *, decoding: bool) -> list[Chunk]:
+    def _plan_prefill(self, *, decoding: bool) -> tuple[list[Chunk], float]:
         """The next chunk of the prompt whose turn it is, and whole remainders of others as far
-        as the time of one chunk goes."""
+        as the time of one chunk goes; and their predicted time together. None while it would
+        make all prefill in flight too long (invariant 3)."""
         budget = self._pacing.chunk
         if not decoding:
             self._share.reset()
         elif not self._share.due:
-            return []
+            return [], 0.0
         else:
             budget *= self._pacing.prefill_share
+        room = self._pacing.prefill_in_flight - sum(flight.prefill for flight in self._flights)
+        alone = not any(flight.step.chunks for flight in self._flights)
         chunks: list[Chunk] = []
+        planned = 0.0
         for _ in range(len(self._prefilling)):
             sequence = self._prefilling[0]
             start = sequence.planned_prefill
             left = sequence.prompt_tokens - start
-            fit = self._prefill_pace.tokens_within(start, budget)
-            if chunks and (budget <= 0 or fit < left):
-                break
-            tokens = min(fit, left)
-            chunks.append(self._plan_chunk(sequence, tokens))
+            tokens = min(self._prefill_pace.tokens_within(start, budget - planned), left)
             seconds = self._prefill_pace.seconds(start, tokens)
-            budget -= seconds
+            # A chunk may exceed its budget (pace.py), but not as an addition to another.
+            if chunks and (tokens < left or planned + seconds > budget):
+                break
+            if planned + seconds > room and not (alone and not chunks):
+                break
+            chunks.append(self._plan_chunk(sequence, tokens))
+            planned += seconds
             if decoding:
                 self._share.prefilled(seconds)
             self._prefilling.rotate(-1)
             if not sequence.wants_prefill:
                 self._prefilling.remove(sequence)
-        return chunks
+        return chunks, planned
 
     def _plan_chunk(self, sequence: Sequence, tokens: int) -> Chunk:
         assert sequence.slot is not None  # it is in _prefilling, so it was admitted
@@ -255,7 +262,8 @@ class Scheduler:
             sequence.planned_tokens = 1
         return Chunk(sequence.slot, start, sequence.request.prompt[start:end], sample=last)
 
-    def _launch(self, step: Step, now: float, predicted: float) -> None:
+    def _launch(self, step: Step, now: float, decode: float, prefill: float) -> None:
+        predicted = decode + prefill
         deadline = (
             max(DEADLINE_FLOOR, DEADLINE_FACTOR * predicted) if predicted else (UNMEASURED_DEADLINE)
         )
@@ -263,7 +271,8 @@ class Scheduler:
         begin = max([now, *(flight.deadline for flight in self._flights)])
         owners = {slot: self._pool.live[slot] for slot in step.decode}
         owners |= {chunk.slot: self._pool.live[chunk.slot] for chunk in step.chunks}
-        self._flights.append(Flight(step, now, begin + deadline, owners, tuple(self._ended)))
+        ended = tuple(self._ended)
+        self._flights.append(Flight(step, now, begin + deadline, owners, ended, prefill))
         self._ended.clear()
 
     # Learning

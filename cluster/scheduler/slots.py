@@ -21,6 +21,8 @@ class Edits:
     park: list[Park] = field(default_factory=list)
     fork: list[Fork] = field(default_factory=list)
     admit: list[Admit] = field(default_factory=list)
+    trimmed: int = 0
+    """Positions that these admits trim away: too late for these forks, which come first."""
 
     def __bool__(self) -> bool:
         return bool(self.release or self.park or self.fork or self.admit)
@@ -66,6 +68,8 @@ class SlotPool:
         if not copy and not self._make_room(sequence.reserved, match, copy=False):
             return False
         slot, keep = self._place(match, copy=copy)
+        if match is not None and not copy:
+            self._edits.trimmed += max(0, match.parked.length - sequence.reserved)
         sequence.slot = slot
         sequence.cached = sequence.planned_prefill = sequence.prefilled = keep
         self._reserved += sequence.reserved
@@ -101,7 +105,8 @@ class SlotPool:
             pinned.add(match.parked.slot)
             # In the prefix's own slot its positions are part of `needed`, or are trimmed.
             spared = 0 if copy else match.parked.length
-        over = self._reserved + needed - spared - self._limits.kv_tokens
+        held = self._reserved + self._edits.trimmed - spared
+        over = held + needed - self._limits.kv_tokens
         if over + self._index.held(pinned) > 0:
             return False
         while over + self._index.tokens > 0:

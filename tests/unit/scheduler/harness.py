@@ -232,9 +232,13 @@ class Harness:
         ), f"{owner.request.id} reuses what its scope never computed"
 
     def _check_bounds(self, step: Step) -> None:
-        """Invariant 3, with the time that the iterations really take."""
+        """Invariant 3: decode as it really is, prefill as it was predicted."""
         seconds = step.iterations * self.engine.cost.decode(len(step.decode))
         assert step.iterations <= 1 or seconds <= self.pacing.decode + TOLERANCE
+        flights = self.scheduler._flights
+        prefill = sum(flight.prefill for flight in flights)
+        chunks = sum(len(flight.step.chunks) for flight in flights)
+        assert chunks <= 1 or prefill <= self.pacing.prefill_in_flight + TOLERANCE
 
     def _tell(self, events: list[Event], result: StepResult | None) -> None:
         for event in events:

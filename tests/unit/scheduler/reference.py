@@ -69,8 +69,18 @@ class Cost:
     row: float = 5e-4
     """Per decode iteration and row."""
 
+    chunk: float = 0.0
+    """Per chunk, whatever its size: the weights are read."""
+    position: float = 0.0
+    """Per chunk and position of context before it: the cache is read."""
+
+    def fixed(self, start: int) -> float:
+        """Of any chunk at `start`, before its own work."""
+        return self.chunk + self.position * start
+
     def prefill(self, start: int, tokens: int) -> float:
-        return self.token * tokens + self.attention * tokens * (start + tokens / 2)
+        own = self.token * tokens + self.attention * tokens * (start + tokens / 2)
+        return self.fixed(start) + own
 
     def decode(self, rows: int) -> float:
         """Of one iteration."""

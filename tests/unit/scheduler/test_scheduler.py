@@ -350,6 +350,49 @@ def test_prefill_in_flight_is_bounded_in_time() -> None:
     assert max(a + b for a, b in pairwise(chunks)) <= 0.5 * 1.001
 
 
+@pytest.mark.parametrize("fixed", [0.1, 0.2, 0.4])
+def test_chunks_that_take_longer_go_one_at_a_time(fixed: float) -> None:
+    cost = Cost(token=1e-3, attention=1e-8, chunk=fixed)
+    harness = Harness(cost=cost)
+    for name in "ab":
+        harness.submit(name, prompt(8_000, ord(name)))
+    while not harness.scheduler.idle:
+        while harness.plan():
+            pass
+        flights = [flight.step for flight in harness.scheduler._flights]
+        chunks = [chunk for step in flights for chunk in step.chunks]
+        seconds = sum(cost.prefill(c.start, len(c.tokens)) for c in chunks)
+        if len(harness.steps) > 8:
+            assert len(chunks) <= 1 or seconds <= Pacing().prefill_in_flight * 1.01
+        harness.answer()
+    harness.settle()
+
+
+def test_decode_and_edits_go_while_prefill_has_to_wait() -> None:
+    harness = Harness(cost=Cost(token=1e-3, attention=1e-8, chunk=0.4), limits=Limits(sequences=3))
+    stream = harness.submit("stream", prompt(50), 100_000)
+    long = harness.submit("long", prompt(20_000, 2))
+    harness.submit("leaves", prompt(20_000, 3))
+    harness.run(until=lambda: stream.tokens > 50)
+    while not any(flight.step.chunks for flight in harness.scheduler._flights):
+        harness.plan() or harness.answer()
+    while harness.scheduler.steps_in_flight > 1:
+        harness.answer()
+    harness.end("leaves")
+    step = harness.plan()
+    assert step is not None
+    assert step.park
+    assert step.decode
+    assert not step.chunks
+    harness.end("stream")
+    harness.run(until=lambda: len(harness.scheduler.sequences) == 1)
+    while harness.plan():
+        pass
+    assert harness.scheduler.steps_in_flight == 1  # nothing but prefill is left, and it waits
+    harness.run(until=lambda: long.tokens)
+    harness.settle()
+
+
 def test_short_prompts_share_a_step() -> None:
     harness = Harness(limits=Limits(sequences=8))
     harness.submit("warm", prompt(400), 1)
