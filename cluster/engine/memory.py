@@ -8,7 +8,7 @@ import sys
 import mlx.core as mx
 
 GPU_CACHE_BYTES = 1 << 30
-CPU_CACHE_BYTES = 128 << 20
+CPU_CACHE_BYTES = 64 << 20
 """Freed buffers that MLX may keep for the next launch. Its own default grows to nearly all of
 the machine's memory, as prompts of all lengths leave buffers of all sizes behind."""
 

@@ -118,14 +118,17 @@ def test_retry_with_another_tail_computes_only_the_rest(llama: Server) -> None:
 
 
 def test_cancel_in_decode(llama: Server) -> None:
+    """Idle again as soon as the steps in flight are done; tests/integration/test_cancel.py counts
+    those steps, which a look from outside is too slow for."""
     bias = {"2": -100.0, "0": -100.0, "1": -100.0}
     with RawClient(llama, "hi", max_tokens=4000, stream=True, logit_bias=bias) as client:
         wait_until(lambda: any(r["progress"]["generated"] > 20 for r in live(llama)), 60, "decode")
-        before = llama.cluster()
+        left = time.monotonic()
         client.close()
-        view = llama.wait_idle()
-    # The steps in flight and the one that parks; a step or so may pass between look and leave.
-    assert max(_seqs(view)) - min(_seqs(before)) <= IN_FLIGHT + 1 + 2
+        llama.wait_idle()
+        took = time.monotonic() - left
+    print(f"idle {took * 1e3:.0f} ms after a hang-up in decode")
+    assert took < 0.5
 
 
 def test_cancel_while_queued(llama: Server) -> None:
