@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cluster.cli.options import TokenFile
 from cluster.core.config import Limits
 from cluster.core.errors import BadConfiguration
 
@@ -46,19 +46,12 @@ def serve(
     control: Annotated[
         str,
         typer.Option(
-            help=f"Where workers join, and where this machine's engines listen for the others. "
-            f"Without it: the address of --host, port {CONTROL_PORT}.",
+            help="Where workers join, and where this machine's engines listen for the others. "
+            f"Without it: the address of --host, port {CONTROL_PORT}; loopback without --nodes.",
             metavar="HOST[:PORT]",
         ),
     ] = "",
-    token_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="File with the join token that machines of one cluster share. Without it: "
-            "TANDEM_JOIN_TOKEN from the environment. Needed beyond loopback.",
-            metavar="PATH",
-        ),
-    ] = None,
+    token_file: TokenFile = None,
     sequences: Annotated[
         int, typer.Option(help="Requests computed at the same time.", min=1, max=1024)
     ] = 16,
@@ -94,7 +87,7 @@ def serve(
     from rich.console import Console
 
     from cluster.cli import serving
-    from cluster.wire.security import read_token, split_address
+    from cluster.wire.security import read_token
 
     dialled, joining = parse_nodes(nodes)
     if local_ranks + len(dialled) + joining == 0:
@@ -106,13 +99,31 @@ def serve(
         local_ranks=local_ranks,
         dialled=dialled,
         joining=joining,
-        control=split_address(control or host, CONTROL_PORT),
+        control=control_address(control, host, alone=not nodes.strip()),
         token=read_token(token_file),
         orphan_grace=orphan_grace,
         limits=Limits(sequences=sequences, queue=queue),
     )
     serving.set_up_log()
     asyncio.run(serving.serve(options, Console(stderr=True)))
+
+
+def control_address(control: str, host: str, *, alone: bool) -> tuple[str, int]:
+    """Where workers join and this machine's engines listen: what --control says, else the
+    address of --host, or loopback when there are no other machines.
+
+    Raises BadConfiguration for a wildcard, which other machines could not be told.
+    """
+    from cluster.wire.security import split_address
+
+    where = control or ("127.0.0.1" if alone else host)
+    address, port = split_address(where, CONTROL_PORT)
+    if address in ("0.0.0.0", "::"):
+        raise BadConfiguration(
+            f"other machines need one address of this one, and {address} stands for all: "
+            "give it with --control ADDRESS"
+        )
+    return address, port
 
 
 def parse_nodes(text: str) -> tuple[tuple[str, ...], int]:

@@ -73,7 +73,7 @@ async def serve(options: Options, console: Console) -> None:
         check_shard(read_config(folder), options.world)
         coordinator = await _coordinator(options, folder)
         recipe = Recipe(
-            model=options.model if options.model == "demo" else str(folder),
+            model=_anywhere(options.model),
             digest=await asyncio.to_thread(digest, folder),
             incarnation=time.time_ns(),
         )
@@ -91,6 +91,12 @@ async def serve(options: Options, console: Console) -> None:
             coordinator.close()
             http.should_exit = True
             running.cancel()
+
+
+def _anywhere(model: str) -> str:
+    """The model as every machine understands it: a folder by its whole path, which must be the
+    same on all; a Hub id or "demo" as it is, for each to find by itself."""
+    return str(Path(model).absolute()) if Path(model).exists() else model
 
 
 async def _coordinator(options: Options, folder: Path) -> Coordinator:

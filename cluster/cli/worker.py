@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import signal
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from cluster.cli.options import TokenFile
 
 
 def worker(
@@ -31,14 +32,7 @@ def worker(
     port: Annotated[
         int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)
     ] = 8644,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="File with the join token that machines of one cluster share. Without it: "
-            "TANDEM_JOIN_TOKEN from the environment. Needed beyond loopback.",
-            metavar="PATH",
-        ),
-    ] = None,
+    token_file: TokenFile = None,
     orphan_grace: Annotated[
         float,
         typer.Option(
