@@ -114,11 +114,11 @@ def control_address(control: str, host: str, *, alone: bool) -> tuple[str, int]:
 
     Raises BadConfiguration for a wildcard, which other machines could not be told.
     """
-    from cluster.wire.security import split_address
+    from cluster.wire.security import is_wildcard, split_address
 
     where = control or ("127.0.0.1" if alone else host)
     address, port = split_address(where, CONTROL_PORT)
-    if address in ("0.0.0.0", "::"):
+    if is_wildcard(address):
         raise BadConfiguration(
             f"other machines need one address of this one, and {address} stands for all: "
             "give it with --control ADDRESS"

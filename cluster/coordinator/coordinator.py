@@ -76,9 +76,10 @@ class Coordinator:
         Raises PromptTooLong, InvalidRequest, QueueFull, NotReady or ShuttingDown.
         """
         scheduler = self._accepting()
-        room = self.model.context - len(order.prompt)
+        context = min(self.model.context, self.limits.kv_tokens)
+        room = context - len(order.prompt)
         if room <= 0:
-            raise PromptTooLong(len(order.prompt), self.model.context)
+            raise PromptTooLong(len(order.prompt), context)
         if not order.prompt:
             raise InvalidRequest("the prompt has no tokens", param="messages")
         now = self.clock.now()

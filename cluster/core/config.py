@@ -33,6 +33,9 @@ class Limits:
     """Prefixes kept after their sequence has ended."""
     kv_tokens: int = 1 << 20
     """KV positions of all slots together, live and parked, per rank."""
+    kv_ahead: int = 1024
+    """Positions set aside beyond what a sequence holds. Were all that it may ever need set aside
+    at once, a client that asks for 32,000 tokens and takes 200 would keep others waiting."""
     body_bytes: int = 32 << 20
     """Size of an HTTP request body."""
     queue_seconds: float = 600.0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ipaddress
 import socket
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -16,7 +14,7 @@ from cluster.node.agent import Agent
 from cluster.node.engine_process import ENGINE_COMMAND, Say
 from cluster.wire import registry
 from cluster.wire.node_server import NodeServer
-from cluster.wire.security import split_address
+from cluster.wire.security import is_wildcard, split_address
 
 FIRST_RETRY, LAST_RETRY = 0.5, 5.0
 """Seconds between attempts to join: doubled from the first to the last."""
@@ -81,12 +79,11 @@ async def local_address(peer: str) -> str:
 
 def require_one_address(host: str) -> None:
     """Refuse 0.0.0.0 and ::, which no peer could dial; raises BadConfiguration."""
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host).is_unspecified:
-            raise BadConfiguration(
-                f"--host {host} is every address of this machine; name the one that the other "
-                "machines can reach"
-            )
+    if is_wildcard(host):
+        raise BadConfiguration(
+            f"--host {host} is every address of this machine; name the one that the other "
+            "machines can reach"
+        )
 
 
 async def _stay_joined(address: str, agent: Agent, token: str | None, say: Say) -> None:

@@ -72,9 +72,9 @@ class Scheduler:
         if len(self._waiting) >= self._limits.queue:
             raise QueueFull(f"{len(self._waiting)} requests are waiting already", retry_after=5)
         sequence = Sequence(request, now)
-        if sequence.reserved > self._limits.kv_tokens:
+        if sequence.most > self._limits.kv_tokens:
             raise InvalidRequest(
-                f"the request may need {sequence.reserved} cache positions (prompt plus "
+                f"the request may need {sequence.most} cache positions (prompt plus "
                 f"max_tokens), and this cluster has {self._limits.kv_tokens}: lower max_tokens",
                 param="max_tokens",
             )
@@ -144,18 +144,19 @@ class Scheduler:
         return step
 
     def expired(self, now: float) -> list[RequestId]:
-        """Live requests past their deadline, or too long in the queue."""
+        """Live requests past their deadline, or too long in the queue before they began."""
         return [
             sequence.request.id
             for sequence in self._requests.values()
-            if sequence.finish is None
-            and (
-                (sequence.request.deadline is not None and now >= sequence.request.deadline)
-                or (
-                    sequence.slot is None and now >= sequence.submitted + self._limits.queue_seconds
-                )
-            )
+            if sequence.finish is None and self._late(sequence, now)
         ]
+
+    def _late(self, sequence: Sequence, now: float) -> bool:
+        deadline = sequence.request.deadline
+        if deadline is not None and now >= deadline:
+            return True
+        begun = sequence.slot is not None or sequence.tokens
+        return not begun and now >= sequence.submitted + self._limits.queue_seconds
 
     # What is
 
@@ -206,17 +207,32 @@ class Scheduler:
 
     def _plan_decode(self) -> tuple[list[Slot], int, float]:
         """Rows to decode, for how many iterations, and their predicted time together."""
-        wanting = [(s, q) for s, q in self._pool.live.items() if q.wants_decode]
+        wanting = [q for q in self._pool.live.values() if q.wants_decode]
         if not wanting:
             return [], 0, 0.0
-        rows = len(wanting)
-        left = min(q.request.max_tokens - q.planned_tokens for _, q in wanting)
-        iterations = min(left, self._decode_pace.iterations_within(rows, self._pacing.decode))
-        for _, sequence in wanting:
+        left = min(q.request.max_tokens - q.planned_tokens for q in wanting)
+        fit = self._decode_pace.iterations_within(len(wanting), self._pacing.decode)
+        iterations = min(left, fit)
+        # Those for which there is no room stay as they are until another sequence ends.
+        rows = [q for q in wanting if self._pool.grow(q, q.planned_length + iterations)]
+        if not rows:
+            self._make_way(wanting)
+            return [], 0, 0.0
+        for sequence in rows:
             sequence.planned_tokens += iterations
-        seconds = iterations * self._decode_pace.seconds(rows)
+        seconds = iterations * self._decode_pace.seconds(len(rows))
         self._share.decoded(seconds)
-        return [slot for slot, _ in wanting], iterations, seconds
+        return [q.slot for q in rows if q.slot is not None], iterations, seconds
+
+    def _make_way(self, stuck: list[Sequence]) -> None:
+        """Nobody has room to go on: the one admitted last gives up its slot, and begins anew
+        when there is room for it. Only once nothing is in flight that may still make room."""
+        if self._flights or self._prefilling or len(stuck) < 2:
+            return
+        sequence = stuck[-1]
+        self._pool.retire(sequence)
+        sequence.interrupt()
+        self._waiting.appendleft(sequence)
 
     def _plan_prefill(self, *, decoding: bool) -> tuple[list[Chunk], float]:
         """The next chunk of the prompt whose turn it is, and whole remainders of others as far
@@ -236,7 +252,7 @@ class Scheduler:
         for _ in range(len(self._prefilling)):
             sequence = self._prefilling[0]
             start = sequence.planned_prefill
-            left = sequence.prompt_tokens - start
+            left = len(sequence.feed) - start
             tokens = min(self._prefill_pace.tokens_within(start, budget - planned), left)
             seconds = self._prefill_pace.seconds(start, tokens)
             # A chunk may exceed its budget (pace.py), but not as an addition to another.
@@ -257,10 +273,10 @@ class Scheduler:
         assert sequence.slot is not None  # it is in _prefilling, so it was admitted
         start = sequence.planned_prefill
         sequence.planned_prefill = end = start + tokens
-        last = end == sequence.prompt_tokens
+        last = end == len(sequence.feed)
         if last:
-            sequence.planned_tokens = 1
-        return Chunk(sequence.slot, start, sequence.request.prompt[start:end], sample=last)
+            sequence.planned_tokens = sequence.fed + 1
+        return Chunk(sequence.slot, start, sequence.feed[start:end], sample=last)
 
     def _launch(self, step: Step, now: float, decode: float, prefill: float) -> None:
         predicted = decode + prefill

@@ -26,6 +26,10 @@ class Sequence:
         """Tokens sampled once all sent steps are done."""
         self.tokens: list[int] = []
         """Ids sampled so far, an end id included."""
+        self.feed = request.prompt
+        """Ids to prefill: the prompt, and after an interruption what was generated before it."""
+        self.reserved = 0
+        """Cache positions set aside for it while it has a slot."""
         self.finish: Finish | None = None
 
     @property
@@ -33,31 +37,46 @@ class Sequence:
         return len(self.request.prompt)
 
     @property
-    def reserved(self) -> int:
-        """Cache positions it may come to need, so that admitting it can't exhaust memory."""
+    def most(self) -> int:
+        """Cache positions it may come to need."""
         return self.prompt_tokens + self.request.max_tokens
 
     @property
+    def fed(self) -> int:
+        """How many of its generated ids are part of the feed."""
+        return len(self.feed) - self.prompt_tokens
+
+    @property
     def wants_prefill(self) -> bool:
-        return self.finish is None and self.planned_prefill < self.prompt_tokens
+        return self.finish is None and self.planned_prefill < len(self.feed)
 
     @property
     def wants_decode(self) -> bool:
-        """Its first token is sampled or planned, and the plan holds fewer than it may have."""
-        return self.finish is None and 0 < self.planned_tokens < self.request.max_tokens
+        """The token after its feed is sampled or planned, and the plan holds fewer tokens than
+        it may have."""
+        return self.finish is None and self.fed < self.planned_tokens < self.request.max_tokens
 
     @property
     def planned_length(self) -> int:
         """Positions its slot holds once all sent steps are done, at most: iterations may be
         left out once it has sampled an end id. The latest sampled token is in no cache yet: it
         is fed by the next iteration."""
-        return self.planned_prefill + max(0, self.planned_tokens - 1)
+        return self.planned_prefill + max(0, self.planned_tokens - self.fed - 1)
 
     @property
     def known_ids(self) -> tuple[int, ...]:
         """Ids whose positions in the slot are known, in order: what can be parked. The latest
         known token is left out, since nothing may ever have fed it."""
-        return self.request.prompt[: self.planned_prefill] + tuple(self.tokens[:-1])
+        return self.feed[: self.planned_prefill] + tuple(self.tokens[self.fed : -1])
+
+    def interrupt(self) -> None:
+        """It has lost its slot and will begin anew: what was generated is prefilled again, and
+        the next token is sampled at the same position as if nothing had happened. No step that
+        computes for it may be in flight."""
+        self.feed = self.request.prompt + tuple(self.tokens)
+        self.slot = None
+        self.planned_prefill = self.prefilled = self.reserved = 0
+        self.planned_tokens = len(self.tokens)
 
     @property
     def progress(self) -> Progress:
@@ -65,8 +84,8 @@ class Sequence:
             phase = Phase.DRAINING
         elif self.slot is None:
             phase = Phase.QUEUED
-        elif self.tokens or self.prefilled == self.prompt_tokens:
+        elif self.prefilled == len(self.feed):
             phase = Phase.DECODE
         else:
             phase = Phase.PREFILL
-        return Progress(phase, self.prompt_tokens, self.prefilled, len(self.tokens))
+        return Progress(phase, len(self.feed), self.prefilled, len(self.tokens))

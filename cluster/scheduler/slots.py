@@ -61,24 +61,38 @@ class SlotPool:
         there is no room: it must wait until a live sequence ends."""
         if len(self.live) >= self._limits.sequences:
             return False
-        match = self._index.find(sequence.request.scope, sequence.request.prompt)
+        match = self._index.find(sequence.request.scope, sequence.feed)
+        needed = min(sequence.most, len(sequence.feed) + self._limits.kv_ahead)
         copy = match is not None and not match.whole
-        if copy and not self._make_room(sequence.reserved, match, copy=True):
+        if copy and not self._make_room(needed, match, copy=True):
             copy = False  # not both: the sequence goes on in the prefix's slot, trimmed
-        if not copy and not self._make_room(sequence.reserved, match, copy=False):
+        if not copy and not self._make_room(needed, match, copy=False):
             return False
         slot, keep = self._place(match, copy=copy)
         if match is not None and not copy:
-            self._edits.trimmed += max(0, match.parked.length - sequence.reserved)
+            self._edits.trimmed += max(0, match.parked.length - needed)
         sequence.slot = slot
-        sequence.cached = sequence.planned_prefill = sequence.prefilled = keep
-        self._reserved += sequence.reserved
+        sequence.planned_prefill = sequence.prefilled = keep
+        if not sequence.fed:
+            sequence.cached = keep
+        sequence.reserved = needed
+        self._reserved += needed
         self.live[slot] = sequence
-        request = sequence.request
-        history = request.prompt if request.sampling.repetition_penalty != 1.0 else ()
-        end_ids = tuple(sorted(request.end_ids))
-        self._edits.admit.append(Admit(slot, keep, request.sampling, history, end_ids=end_ids))
+        self._edits.admit.append(_admit(sequence, slot, keep))
         return True
+
+    def grow(self, sequence: Sequence, length: int) -> bool:
+        """Make sure that a live sequence may come to hold `length` positions. False when there
+        is no room: it must wait until another one ends."""
+        if length <= sequence.reserved:
+            return True
+        for wanted in (min(sequence.most, length + self._limits.kv_ahead), length):
+            more = wanted - sequence.reserved
+            if self._make_room(more, None, copy=False):
+                sequence.reserved += more
+                self._reserved += more
+                return True
+        return False
 
     def retire(self, sequence: Sequence) -> None:
         """The sequence has ended: keep what is known of its cache as a prefix, or drop it."""
@@ -145,3 +159,16 @@ class SlotPool:
         self._edits.park = [park for park in self._edits.park if park.slot != slot]
         self._edits.release.append(slot)
         heapq.heappush(self._free, slot)
+
+
+def _admit(sequence: Sequence, slot: Slot, keep: int) -> Admit:
+    request = sequence.request
+    penalized = request.sampling.penalized
+    return Admit(
+        slot,
+        keep,
+        request.sampling,
+        history=request.prompt if request.sampling.repetition_penalty != 1.0 else (),
+        generated=tuple(sequence.tokens) if penalized else (),
+        end_ids=tuple(sorted(request.end_ids)),
+    )

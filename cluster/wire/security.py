@@ -106,6 +106,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_wildcard(host: str) -> bool:
+    """True for 0.0.0.0 and ::, which stand for every address and can't be dialled."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
 def require_token(host: str, value: str | None) -> None:
     """Raise BadConfiguration when `host` can be reached from outside and no token guards it."""
     if value is None and not is_loopback(host):

@@ -43,6 +43,8 @@ class Tracked:
     released: bool = False
     drained: int = 0
     slot: Slot | None = None
+    interruptions: int = 0
+    """Times it had to give up its slot before its end."""
     let_go: int | None = None
     """Number of the step that took its slot away."""
     times: list[float] = field(default_factory=list)
@@ -203,8 +205,9 @@ class Harness:
         """Who loses and who gets a slot, told from the steps alone."""
         for slot in (*step.release, *(park.slot for park in step.park)):
             owner = self._owner.pop(slot, None)
-            if owner is not None:
-                assert owner.finish is not None, f"{owner.request.id} lost its slot too early"
+            if owner is not None and owner.finish is None:
+                self._interrupted(owner)
+            elif owner is not None:
                 assert owner.let_go is None
                 owner.let_go = step.seq
         for tracked in self._owner.values():
@@ -218,17 +221,28 @@ class Harness:
             owner.slot = admit.slot
             assert admit.sampling == owner.request.sampling
             assert frozenset(admit.end_ids) == owner.request.end_ids
-            assert owner.sequence.cached == admit.keep < len(owner.request.prompt)
-            self._check_scope(owner)
+            assert admit.keep < len(owner.sequence.feed)
+            assert owner.interruptions or owner.sequence.cached == admit.keep
+            self._check_scope(owner, admit.keep)
             self._owner[admit.slot] = owner
 
-    def _check_scope(self, owner: Tracked) -> None:
+    def _interrupted(self, owner: Tracked) -> None:
+        """It gives up its slot and will begin anew: only so that others can go on."""
+        assert owner.sequence.slot is None, f"{owner.request.id} lost its slot too early"
+        assert len(self._owner) > 0, "nobody has any use of it"
+        assert owner.tokens == len(owner.sequence.tokens) == owner.sequence.fed > 0
+        owner.slot = None
+        owner.interruptions += 1
+        self._say(f"  {owner.request.id}: interrupted")
+
+    def _check_scope(self, owner: Tracked, keep: int) -> None:
         """A prefix may only come from a request of the same scope."""
-        wanted = owner.request.prompt[: owner.sequence.cached]
+        wanted = owner.sequence.feed[:keep]
         assert not wanted or any(
             (other.request.prompt + tuple(other.sequence.tokens))[: len(wanted)] == wanted
             for other in self.tracked.values()
-            if other.request.scope == owner.request.scope and other.finish is not None
+            if other.request.scope == owner.request.scope
+            and (other.finish is not None or other.interruptions)
         ), f"{owner.request.id} reuses what its scope never computed"
 
     def _check_bounds(self, step: Step) -> None:

@@ -67,6 +67,7 @@ class Traffic(RuleBasedStateMachine):
         trimmable=st.booleans(),
         cost=st.sampled_from(COSTS),
         lag=st.integers(1, 9),
+        kv_ahead=st.sampled_from([0, 5, 1024]),
     )
     def start(
         self,
@@ -77,8 +78,15 @@ class Traffic(RuleBasedStateMachine):
         trimmable: bool,
         cost: Cost,
         lag: int,
+        kv_ahead: int,
     ) -> None:
-        limits = Limits(sequences=sequences, queue=queue, parked=parked, kv_tokens=kv_tokens)
+        limits = Limits(
+            sequences=sequences,
+            queue=queue,
+            parked=parked,
+            kv_tokens=kv_tokens,
+            kv_ahead=kv_ahead,
+        )
         self.harness = Harness(limits=limits, trimmable=trimmable, cost=cost, lag=lag)
 
     @rule(
@@ -166,6 +174,7 @@ def drive(numbers: random.Random, *, trimmable: bool) -> None:
         queue=numbers.randint(1, 6),
         parked=numbers.randint(0, 3),
         kv_tokens=numbers.randint(60, 500),
+        kv_ahead=numbers.choice([0, 3, 20, 1024]),
     )
     harness = Harness(
         limits=limits,
