@@ -28,6 +28,7 @@ from tests.e2e.cluster_process import Server, serving
 from tests.e2e.random_models import make
 from tests.e2e.raw_client import RawClient
 from tests.e2e.test_cancel import wait_prefill, words
+from tests.e2e.test_keepalive import first_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +88,7 @@ def retry(server: Server) -> Iterator[Row]:
 
 def first_token(server: Server) -> Iterator[Row]:
     """A stream's first token against the whole of an answer of one token."""
-    streamed, whole = [], []
-    for number in range(50):
-        with RawClient(server, f"{number} hello", max_tokens=4, stream=True) as client:
-            streamed.append(client.read_until(b"data: ", 10))
-            client.read_until(b"[DONE]", 10)
-        with RawClient(server, f"{number} hallo", max_tokens=1) as client:
-            whole.append(client.read_until(b'"usage"', 10))
+    streamed, whole = first_tokens(server)
     late = statistics.median(streamed) - statistics.median(whole)
     yield Row("first token, streamed", f"{statistics.median(streamed) * 1e3:.1f} ms", "-")
     yield Row("later than an answer of one token", f"{late * 1e3:+.1f} ms", "5 ms")

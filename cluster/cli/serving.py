@@ -22,7 +22,8 @@ from api.server import server_config
 from cluster.cli.loading import LoadingBar
 from cluster.coordinator.coordinator import Coordinator
 from cluster.coordinator.epoch import Recipe
-from cluster.coordinator.members import Member, Membership, check_reach, dial, local_agent
+from cluster.coordinator.local_agent import LocalAgent
+from cluster.coordinator.members import Member, Membership, check_reach, dial
 from cluster.coordinator.runner import Runner
 from cluster.core.clock import SystemClock
 from cluster.core.config import Limits, Pacing
@@ -190,7 +191,7 @@ async def _members(
         members: list[Member] = []
         if options.local_ranks:
             require_token(host, options.token)
-            agent = local_agent(host, options.token, options.orphan_grace)
+            agent = LocalAgent.run(host, options.token, options.orphan_grace)
             await add(await stack.enter_async_context(agent), options.local_ranks)
         for address in options.dialled:
             await add(address)

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import socket
-import sys
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Self
 
 from cluster.core.cluster import NodeDescription
-from cluster.core.errors import BadConfiguration, LaunchFailed
+from cluster.core.errors import BadConfiguration
 from cluster.core.versions import require_same
 from cluster.wire.node_client import NodeClient
 from cluster.wire.registry import RegistryServer
-from cluster.wire.security import TOKEN_VARIABLE, is_loopback, split_address
-from cluster.wire.status import by_name
-
-AGENT_START_SECONDS = 20.0
-AGENT_STOP_SECONDS = 4.0
+from cluster.wire.security import is_loopback, split_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,30 +42,6 @@ async def dial(address: str, token: str | None, ranks: int) -> AsyncIterator[Mem
         description = await client.describe()
         require_same(description.versions, f"the node {description.hostname} ({address})")
         yield Member(client, description, ranks)
-
-
-@asynccontextmanager
-async def local_agent(host: str, token: str | None, orphan_grace: float) -> AsyncIterator[str]:
-    """Run this machine's own agent as a child process; yields its address.
-
-    It holds the read end of a pipe whose other end is ours: should we die without a word, it
-    sees the end of the file, waits `orphan_grace` seconds and ends its engines and itself.
-    """
-    command = ["-m", "cluster.node", "--host", host, "--port", "0", "--parent-pipe"]
-    secrets = {TOKEN_VARIABLE: token} if token else {}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *command,
-        "--orphan-grace",
-        str(orphan_grace),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, **secrets},
-    )
-    try:
-        yield await _listening(process)
-    finally:
-        await _stop(process)
 
 
 class Membership:
@@ -123,30 +92,3 @@ def check_reach(members: Iterable[Member]) -> None:
             f"engines on {inside[0]} can't be reached from {outside[0]}: give this machine's "
             "address on that network with --control ADDRESS:PORT (and a join token)"
         )
-
-
-async def _listening(process: asyncio.subprocess.Process) -> str:
-    """The address in the one line that the agent writes once it listens."""
-    assert process.stdout is not None  # asked for above
-    try:
-        async with asyncio.timeout(AGENT_START_SECONDS):
-            event = json.loads(await process.stdout.readline())
-    except (TimeoutError, ValueError) as error:
-        raise LaunchFailed("this machine's node agent did not start") from error
-    if "address" in event:
-        return str(event["address"])
-    message = str(event.get("message", "it gave no reason"))
-    raise by_name(str(event.get("error")), message) or LaunchFailed(
-        f"this machine's node agent did not start: {message}"
-    )
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.terminate()
-    try:
-        async with asyncio.timeout(AGENT_STOP_SECONDS):
-            await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()

@@ -71,7 +71,7 @@ def test_a_killed_coordinator_leaves_no_engine_behind() -> None:
         assert not alive
 
 
-def test_a_killed_agent_leaves_no_engine_behind() -> None:
+def test_a_killed_agent_leaves_no_engine_behind_and_is_replaced() -> None:
     with serving() as server:
         engines = server.engines()
         agent = engines[0].parent()
@@ -79,13 +79,23 @@ def test_a_killed_agent_leaves_no_engine_behind() -> None:
         agent.kill()
         _, alive = psutil.wait_procs(engines, timeout=5)
         assert not alive
+        wait_until(server.engines, 30, "a new engine")
+        server.wait_ready(60)
+        assert server.chat("hello", max_tokens=4)["usage"]["completion_tokens"] == 4
 
 
 def test_a_killed_engine_is_replaced_and_the_request_told() -> None:
     with serving() as server:
+        ended: list[str] = []
+        stream = threading.Thread(target=lambda: ended.append(_stream_to_its_end(server)))
+        stream.start()
+        wait_until(lambda: server.cluster()["requests"], 10, "a live request")
         engine = server.engines()[0]
         engine.kill()
-        wait_until(lambda: server.engines() and server.engines()[0] != engine, 30, "a new engine")
+        stream.join(10)
+        assert '"error"' in ended[0] and "engine of rank 0" in ended[0]
+        assert "[DONE]" not in ended[0]
+        wait_until(lambda: any(e != engine for e in server.engines()), 30, "a new engine")
         server.wait_ready(60)
         assert server.cluster()["epoch"] == 2
         assert server.chat("hello", max_tokens=4)["usage"]["completion_tokens"] == 4
