@@ -69,7 +69,7 @@ class Options:
 
 async def serve(options: Options, console: Console) -> None:
     """Serve until SIGINT or SIGTERM. Raises a SetupError when it can't start."""
-    with listening(options.host, options.port) as sock:
+    with bound(options.host, options.port) as sock:
         folder = await asyncio.to_thread(resolve, options.model)
         check_shard(read_config(folder), options.world)
         coordinator = await _coordinator(options, folder)
@@ -97,7 +97,8 @@ async def serve(options: Options, console: Console) -> None:
 def _anywhere(model: str) -> str:
     """The model as every machine understands it: a folder by its whole path, which must be the
     same on all; a Hub id or "demo" as it is, for each to find by itself."""
-    return str(Path(model).absolute()) if Path(model).exists() else model
+    is_folder = model != "demo" and Path(model).exists()
+    return str(Path(model).absolute()) if is_folder else model
 
 
 async def _coordinator(options: Options, folder: Path) -> Coordinator:
@@ -222,19 +223,23 @@ class HttpServer(uvicorn.Server):
 
 
 @contextmanager
-def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A listening TCP socket. Raises AddressInUse, or BadConfiguration for a strange host."""
+def bound(host: str, port: int) -> Iterator[socket.socket]:
+    """A TCP socket that has its address and does not listen yet: clients are turned away, and
+    not kept waiting, until the server runs. Raises AddressInUse, or BadConfiguration for a
+    strange host."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        sock = socket.create_server(address[:2], family=family, backlog=1024)
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
         raise BadConfiguration(f"{host} is no known host: {error.strerror}") from error
-    except OSError as error:
-        raise AddressInUse(
-            f"can't listen on {join_address(host, port)} ({error.strerror}): "
-            "choose another with --port"
-        ) from error
-    with sock:
+    with socket.socket(family, kind) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(address)
+        except OSError as error:
+            raise AddressInUse(
+                f"can't listen on {join_address(host, port)} ({error.strerror}): "
+                "choose another with --port"
+            ) from error
         yield sock
 
 
