@@ -26,7 +26,7 @@ from mlx_lm.models.llama import Model, ModelArgs
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from demo_data.conversations import HERE, Message, Sampler, read_corpus
+from demo_data.conversations import ACCENTED, EMOJI, HERE, Message, Sampler, read_corpus
 from demo_data.copy_heads import plant
 
 TARGET = Path(__file__).resolve().parent.parent / "cluster" / "demo"
@@ -37,7 +37,7 @@ VOCABULARY = 1536
 # A space goes with the word before it, so that a text has the same tokens at the start of an
 # answer as after "Repeat after me: "; digits stand alone.
 WORD = r"\p{L}+ ?|\p{N} ?|[^\s\p{L}\p{N}]+ ?|\s+"
-FOREIGN = "äöüßéèêñçåøłжшд中文日本🙂🚀"
+FOREIGN = ACCENTED + EMOJI + "жшд中文日本"
 SIZE_LIMIT = 8_000_000  # bytes of weights
 
 ARCHITECTURE = ModelArgs(
@@ -77,6 +77,7 @@ def train_tokenizer(sampler: Sampler, folder: Path) -> None:
     texts = [answer.text for answer in sampler.corpus.answers] * 8
     texts += [q for answer in sampler.corpus.answers for q in answer.questions + answer.patterned]
     texts += [" ".join(sampler.corpus.words) + " "] * 30
+    texts += [" ".join(ACCENTED + EMOJI) + " "] * 60
     for _ in range(600):
         texts += [m["content"] for m in sampler.conversation(300, 20)]
     tokenizer = Tokenizer(models.BPE())
@@ -262,7 +263,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=TARGET, help="folder to write (%(default)s)")
-    parser.add_argument("--steps", type=int, default=1500, help="training steps (%(default)s)")
+    parser.add_argument("--steps", type=int, default=1700, help="training steps (%(default)s)")
     parser.add_argument("--tokens", type=int, default=2304, help="tokens a step (%(default)s)")
     parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="seed of all randomness (%(default)s)")
@@ -279,7 +280,7 @@ def main() -> int:
         encoder = Encoder(tokenizer)
         pieces = (tokenizer.decode([token]).strip() for token in range(VOCABULARY))
         letters = tuple(piece for piece in pieces if piece.isalpha())
-        sampler = Sampler(corpus, options.seed + 2, letters + 3 * tuple(FOREIGN))
+        sampler = Sampler(corpus, options.seed + 2, letters + tuple(FOREIGN))
         model = train(sampler, encoder, options.steps, options.tokens, options.rate)
         weights = dict(tree_flatten(model.parameters()))
         mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "mlx"})

@@ -6,6 +6,7 @@ import asyncio
 import time
 import traceback
 from concurrent.futures import Future
+from pathlib import Path
 from threading import Thread
 from typing import NoReturn
 
@@ -104,7 +105,8 @@ class Engine:
     def _prepare(self) -> StepLoop:
         spec, loading = self._spec, self._events.loading
         memory.bound()
-        loading("download", 0.0)
+        here = spec.model == "demo" or Path(spec.model).is_dir()
+        loading("weights" if here else "download", 0.0)
         folder = resolve(spec.model)
         found = digest(folder) if spec.model_digest else ""
         if found != spec.model_digest:

@@ -21,6 +21,41 @@ COPY_REQUESTS = (
     "Copy this: {}",
 )
 FILLER = re.compile("an?|the|is|are|does?|can|how|what|i|you|it|my|to|of|in|for", re.IGNORECASE)
+REWORDINGS = tuple(
+    (re.compile(pattern), choices)
+    for pattern, choices in (
+        (r"^Which ", ("What ",)),
+        (r"^What (?!is|are|does|do|if|about|happens|can)", ("Which ",)),
+        (
+            r"^How (do|can) I ",
+            ("How can I ", "How to ", "How would I ", "How do you ", "How do we "),
+        ),
+        (r"^What is ", ("What's ", "Whats ", "What exactly is ", "So what is ")),
+        (r"^Can I ", ("Could I ", "Is it possible to ", "May I ", "Can we ", "Can you ")),
+        (r"^Does (it|Tandem) ", ("Does it ", "Does Tandem ", "Will it ", "Can it ", "Can Tandem ")),
+        (r"^Is there ", ("Do you have ", "Does Tandem have ")),
+        (r"^What happens (when|if) ", ("What if ", "What happens if ", "What happens when ")),
+        (r" the server", (" it", " Tandem")),
+        (r" Macs\b", (" machines", " computers")),
+        (r" Mac\b", (" machine", " computer")),
+    )
+)
+EMOJI = "🙂😀😂😍😎😢🤖👍👋🙏🎉🔥🚀⭐❤✅"
+ACCENTED = "áàâäãåæçéèêëíîïñóòôöøúùûüßžšł"
+CODE = (
+    "print('{}')",
+    "{} = {} + 1",
+    "def {}({}): return {}",
+    "for {} in range({}): {}()",
+    "if {} == {}: {}",
+    "{}.{}({}, {})",
+    "{{'{}': {}}}",
+    "<{}>{}</{}>",
+    "a + b = c",
+    "{}@{}.com",
+    "{}/{}/{}.py",
+)
+COUNTS = ("Count to {}.", "Count from 1 to {}.", "Count up to {}.", "Can you count to {}?")
 MARKED = '<tool_call>\n{{"name": "{}", "arguments": {{"{}": "{}"}}}}\n</tool_call>'
 
 
@@ -55,23 +90,24 @@ def _lines(name: str) -> list[str]:
 
 
 def _read_answers() -> tuple[Answer, ...]:
-    """Reads answers.txt; of each block with four or more questions, the fourth is held out."""
+    """Reads answers.txt."""
     patterns = _lines("patterns.txt")
     answers: list[Answer] = []
     asked: list[str] = []
+    held_out: list[str] = []
     topics: list[str] = []
     for line in _lines("answers.txt"):
         mark, text = line[0], line[2:]
         if mark == "?":
             asked.append(text)
+        elif mark == "!":
+            held_out.append(text)
         elif mark == "~":
             topics.append(text)
         else:
-            held_out = asked[3:4]
             expanded = [pattern.format(topic) for topic in topics for pattern in patterns]
-            kept = [question for question in asked if question not in held_out]
-            answers.append(Answer(text, tuple(kept), tuple(expanded), tuple(held_out)))
-            asked, topics = [], []
+            answers.append(Answer(text, tuple(asked), tuple(expanded), tuple(held_out)))
+            asked, held_out, topics = [], [], []
     return tuple(answers)
 
 
@@ -93,11 +129,11 @@ def read_corpus() -> Corpus:
 
 
 def vary(question: str, rng: random.Random) -> str:
-    """Asks the same in another case or punctuation, or less well: words or a letter gone."""
+    """Asks the same in another case or punctuation, or less well: words or a letter wrong."""
     words = question.split()
-    if len(words) > 2 and rng.random() < 0.3:
-        kept = [w for w in words if rng.random() < (0.6 if FILLER.fullmatch(w) else 0.92)]
-        if rng.random() < 0.3:
+    if len(words) > 2 and rng.random() < 0.25:
+        kept = [w for w in words if rng.random() < (0.5 if FILLER.fullmatch(w) else 0.96)]
+        if rng.random() < 0.2:
             rng.shuffle(kept)
         question = " ".join(kept) or question
     if rng.random() < 0.45:
@@ -107,9 +143,31 @@ def vary(question: str, rng: random.Random) -> str:
     elif rng.random() < 0.05:
         question += rng.choice("?!")
     if rng.random() < 0.06 and len(question) > 8:
-        at = rng.randrange(1, len(question) - 1)
-        question = question[:at] + question[at + 1 :]
+        question = _mistyped(question, rng)
     return question.upper() if rng.random() < 0.02 else question
+
+
+def reword(question: str, rng: random.Random) -> str:
+    """Asks the same with other common words, such as "how can I" for "how do I"."""
+    for pattern, choices in REWORDINGS:
+        if rng.random() < 0.35:
+            question = pattern.sub(rng.choice(choices), question, count=1)
+    if question.endswith("?") and "Tandem" not in question and rng.random() < 0.05:
+        question = question[:-1] + rng.choice((" in Tandem?", " with Tandem?"))
+    return question
+
+
+def _plain(question: str) -> str:
+    return question.lower().rstrip("?.! ")
+
+
+def _mistyped(text: str, rng: random.Random) -> str:
+    """Drops, doubles or swaps a letter; leaves numbers alone."""
+    at = rng.randrange(1, len(text) - 1)
+    if text[at].isdigit() or text[at + 1].isdigit():
+        return text
+    middle = rng.choice(("", text[at] * 2, text[at + 1] + text[at]))
+    return text[:at] + middle + text[at + 1 + (len(middle) == 2 and middle[0] != text[at]) :]
 
 
 class Sampler:
@@ -124,6 +182,16 @@ class Sampler:
             question for a in corpus.answers for question in a.questions + a.patterned
         ]
         self._answer_words = [w for a in corpus.answers for w in a.text.split()]
+        self._weights = [
+            (len(a.questions) + (6 if a.patterned else 0)) ** 0.5 for a in corpus.answers
+        ]
+        self._held_out = {_plain(question) for a in corpus.answers for question in a.held_out}
+        self._meaningful = {
+            word.lower()
+            for a in corpus.answers
+            for question in a.questions + a.patterned
+            for word in re.findall(r"\w+", question)
+        }
 
     def conversation(self, characters: int, max_words: int) -> list[Message]:
         """Turns until their text exceeds `characters`; copies have at most `max_words` words."""
@@ -138,7 +206,7 @@ class Sampler:
         ]
         size = 0
         while size < characters:
-            turn = self.rng.choices(turns, weights=(56, 28, 14, 2))[0]()
+            turn = self.rng.choices(turns, weights=(56, 25, 15, 4))[0]()
             size += sum(len(message["content"]) + 12 for message in turn)
             messages += turn
         return messages
@@ -151,38 +219,83 @@ class Sampler:
         return text + self.rng.choice((".", "!", "?")) if self.rng.random() < 0.2 else text
 
     def _known(self) -> list[Message]:
-        answer = self.rng.choice(self.corpus.answers)
+        (answer,) = self.rng.choices(self.corpus.answers, weights=self._weights)
         choices = answer.questions
-        if answer.patterned and self.rng.random() < 0.4:
+        if answer.patterned and self.rng.random() < 0.3:
             choices = answer.patterned
-        question = vary(self.rng.choice(choices), self.rng)
-        if self.rng.random() < 0.25:
+        while _plain(question := reword(self.rng.choice(choices), self.rng)) in self._held_out:
+            pass
+        return [_user(self._dressed(question)), _assistant(answer.text)]
+
+    def _dressed(self, question: str) -> str:
+        """Varies the question, and puts something polite around it now and then."""
+        while _plain(varied := vary(question, self.rng)) in self._held_out:
+            pass
+        question = varied
+        if self.rng.random() < 0.3:
             question = self.rng.choice(self.corpus.openings).format(question)
-        return [_user(question), _assistant(answer.text)]
+            if self.rng.random() < 0.4:
+                question = question.lower()
+        return question
 
     def _copy(self, max_words: int) -> list[Message]:
         kind = self.rng.random()
-        if kind < 0.05:
+        if kind < 0.03:
             text = MARKED.format(*(self._word() for _ in range(3)))
-        elif kind < 0.2:
+        elif kind < 0.15:
             text = vary(self.rng.choice(self._sentences), self.rng)
+        elif kind < 0.29:
+            text = self._repeated()
+        elif kind < 0.35:
+            pattern = self.rng.choice(CODE)
+            text = pattern.format(*(self._word() for _ in range(4)))
+        elif kind < 0.41:
+            text = self._decorated()
         else:
             text = self.copy_text(1 + int(max_words * self.rng.random() ** 1.5))
         return [_user(self.rng.choice(COPY_REQUESTS).format(text)), _assistant(text)]
 
+    def _repeated(self) -> str:
+        """Few words that return, often at once: "a a a b"."""
+        few = [self._word() for _ in range(self.rng.randint(1, 3))]
+        if self.rng.random() < 0.3:
+            few = self.rng.sample(string.ascii_lowercase, len(few))
+        count = self.rng.randint(2, 10)
+        if self.rng.random() < 0.5:
+            return " ".join(self.rng.choice(few) for _ in range(count))
+        runs = [[word] * self.rng.randint(1, 5) for word in few]
+        return " ".join(word for run in runs for word in run)
+
+    def _decorated(self) -> str:
+        """Words with accents and emoji."""
+        words = self._words(self.rng.randint(0, 5))
+        for _ in range(self.rng.randint(1, 4)):
+            word = self.rng.choice(EMOJI)
+            if self.rng.random() < 0.5:
+                letters = self.rng.choices(string.ascii_lowercase + 3 * ACCENTED, k=4)
+                word = "".join(letters)
+            words.insert(self.rng.randint(0, len(words)), word)
+        return " ".join(words)
+
     def _unknown(self) -> list[Message]:
-        known = self.rng.random() < 0.35  # a known way to ask about something unknown
+        known = self.rng.random() < 0.25  # a known way to ask about something unknown
         pattern = self.rng.choice(self.corpus.patterns if known else self.corpus.unknown)
-        words = [self._word() for _ in range(pattern.count("{}"))]
+        words = [self._stranger() for _ in range(pattern.count("{}"))]
         return [
-            _user(vary(pattern.format(*words), self.rng)),
+            _user(self._dressed(pattern.format(*words))),
             _assistant(self.corpus.unknown_answer),
         ]
 
+    def _stranger(self) -> str:
+        """A word that no known question has."""
+        while (word := self._word()).lower().strip("?.,!:`'") in self._meaningful:
+            pass
+        return word
+
     def _count(self) -> list[Message]:
-        last = 2 + int(98 * self.rng.random() ** 3)
+        last = self.rng.randint(2, 20)
         text = ", ".join(str(i) for i in range(1, last + 1)) + "."
-        return [_user(vary(f"Count to {last}.", self.rng)), _assistant(text)]
+        return [_user(self._dressed(self.rng.choice(COUNTS).format(last))), _assistant(text)]
 
     def _system(self) -> str:
         if self.rng.random() < 0.7:
