@@ -25,6 +25,10 @@ ADVICE = (
     "libopenblas0-pthread; Fedora: dnf install openblas-threads{pip})"
 )
 
+_SLEEP_SOON = ("OPENBLAS_THREAD_TIMEOUT", "12")
+"""An idle thread of OpenBLAS spins for 2^12 clock cycles before it sleeps, a few microseconds;
+by itself it does for 2^28, a tenth of a second in which nobody else has that core. See
+OpenBLAS issue 5171."""
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -86,6 +90,8 @@ def engine_environment(
         environment["LD_PRELOAD"] = ":".join(loaded)
     if threads > 0:
         environment |= dict.fromkeys(_THREADS, str(threads))
+    if blas.name == "OpenBLAS":
+        environment.setdefault(*_SLEEP_SOON)
     return environment
 
 

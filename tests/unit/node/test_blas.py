@@ -57,7 +57,12 @@ def test_the_override(tmp_path: Path) -> None:
 def test_the_environment_of_an_engine() -> None:
     blas = Blas("OpenBLAS", "libopenblas.so.0", True, "")
     plain = engine_environment(blas, 0, {"A": "b"})
-    assert plain == {"A": "b", "LD_PRELOAD": "libopenblas.so.0"}
+    sleep = {"OPENBLAS_THREAD_TIMEOUT": "12"}
+    assert plain == {"A": "b", "LD_PRELOAD": "libopenblas.so.0", **sleep}
+    assert (
+        engine_environment(blas, 0, {"OPENBLAS_THREAD_TIMEOUT": "20"})["OPENBLAS_THREAD_TIMEOUT"]
+        == "20"
+    )
     kept = engine_environment(blas, 2, {"LD_PRELOAD": "libother.so"})
     assert kept["LD_PRELOAD"] == "libopenblas.so.0:libother.so"
     assert kept["OMP_NUM_THREADS"] == kept["OPENBLAS_NUM_THREADS"] == kept["MKL_NUM_THREADS"] == "2"
