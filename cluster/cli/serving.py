@@ -40,6 +40,8 @@ from cluster.wire.security import is_loopback, join_address, require_token
 
 HTTP_STOP_SECONDS = 1
 """How long connections may take to end once their streams were told."""
+PARKED_CONTEXTS = 1
+"""Prefixes are kept as long as they hold no more positions than this many full contexts."""
 KV_SHARE = 0.8
 """Share of the memory left beside the weights that caches may take."""
 
@@ -123,7 +125,11 @@ async def _run(
         check_reach(members)
         for member in members:
             _say_blas(member, console)
-        coordinator.limits = replace(options.limits, kv_tokens=_kv_tokens(options, folder, members))
+        coordinator.limits = replace(
+            options.limits,
+            kv_tokens=_kv_tokens(options, folder, members),
+            parked_tokens=PARKED_CONTEXTS * coordinator.model.context,
+        )
         with LoadingBar(console) as bar:
             runner = Runner(coordinator, members, recipe, bar)
             async with asyncio.TaskGroup() as tasks:

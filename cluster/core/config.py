@@ -31,6 +31,8 @@ class Limits:
     """Requests that wait for a slot; one more is refused with 429."""
     parked: int = 16
     """Prefixes kept after their sequence has ended."""
+    parked_tokens: int = 1 << 20
+    """Positions that they hold together; `serve` keeps two contexts' worth."""
     kv_tokens: int = 1 << 20
     """KV positions of all slots together, live and parked, per rank."""
     kv_ahead: int = 1024

@@ -8,13 +8,13 @@ import sys
 import mlx.core as mx
 
 GPU_CACHE_BYTES = 1 << 30
-CPU_CACHE_BYTES = 64 << 20
+CPU_CACHE_BYTES = 128 << 20
 """Freed buffers that MLX may keep for the next launch. Its own default grows to nearly all of
 the machine's memory, as prompts of all lengths leave buffers of all sizes behind."""
 
 MMAP_THRESHOLD = -3
 """M_MMAP_THRESHOLD of glibc's malloc.h."""
-MAPPED_BYTES = 1 << 20
+MAPPED_BYTES = 128 << 10
 """Allocations from this size on are mapped and so go back to the system when freed. Unless it
 is set, glibc raises its threshold as it goes, and KV caches leave holes in the heap."""
 

@@ -107,7 +107,8 @@ class SlotPool:
             return
         self._edits.park.append(Park(slot, len(ids)))
         self._index.add(slot, sequence.request.scope, ids)
-        while len(self._index) > self._limits.parked:
+        limits = self._limits
+        while len(self._index) > limits.parked or self._index.tokens > limits.parked_tokens:
             self._evict()
 
     def _make_room(self, needed: int, match: Match | None, *, copy: bool) -> bool:

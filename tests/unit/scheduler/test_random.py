@@ -175,6 +175,7 @@ def drive(numbers: random.Random, *, trimmable: bool) -> None:
         parked=numbers.randint(0, 3),
         kv_tokens=numbers.randint(60, 500),
         kv_ahead=numbers.choice([0, 3, 20, 1024]),
+        parked_tokens=numbers.choice([0, 30, 100, 1000]),
     )
     harness = Harness(
         limits=limits,

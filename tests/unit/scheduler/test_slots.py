@@ -273,3 +273,27 @@ def test_retiring_twice_or_unadmitted_is_refused() -> None:
     slots.retire(live)
     with pytest.raises(ValueError, match="has no slot"):
         slots.retire(live)
+
+
+def test_prefixes_hold_no_more_positions_than_they_may() -> None:
+    slots = pool(Limits(parked=9, parked_tokens=25))
+    first, second = park(slots, list(range(10))), park(slots, list(range(20, 30)))
+    assert slots.parked == 2
+    third = admitted(slots, list(range(40, 50)), 1)
+    third.planned_prefill = 10
+    slots.retire(third)
+    assert slots.take_edits().release == [first]
+    assert slots.parked == 2
+    assert second not in (first, third.slot)
+
+
+def test_a_prefix_that_is_longer_than_all_may_be_is_not_kept() -> None:
+    slots = pool(Limits(parked=9, parked_tokens=25))
+    park(slots, list(range(10)))
+    long = admitted(slots, list(range(100, 130)), 1)
+    long.planned_prefill = 30
+    slots.retire(long)
+    edits = slots.take_edits()
+    assert slots.parked == 0
+    assert long.slot in edits.release
+    assert not edits.park
