@@ -41,7 +41,8 @@ from cluster.wire.security import is_loopback, join_address, require_token
 HTTP_STOP_SECONDS = 1
 """How long connections may take to end once their streams were told."""
 PARKED_CONTEXTS = 1
-"""Prefixes are kept as long as they hold no more positions than this many full contexts."""
+"""Prefixes are kept as long as they hold no more positions than this many full contexts. (The
+whole of the free memory is for a cache that weighs what it keeps; this one does not.)"""
 KV_SHARE = 0.8
 """Share of the memory left beside the weights that caches may take."""
 

@@ -32,7 +32,7 @@ class Limits:
     parked: int = 16
     """Prefixes kept after their sequence has ended."""
     parked_tokens: int = 1 << 20
-    """Positions that they hold together; `serve` keeps two contexts' worth."""
+    """Positions that they hold together; `serve` keeps one context's worth."""
     kv_tokens: int = 1 << 20
     """KV positions of all slots together, live and parked, per rank."""
     kv_ahead: int = 1024

@@ -49,7 +49,8 @@ def test_a_wrong_token_is_refused_in_one_line() -> None:
             "worker", "--join", control, "--port", "0", env={"TANDEM_JOIN_TOKEN": "another one"}
         ) as worker,
     ):
-        assert worker.popen.wait(30) == 1, worker.output
+        wait_until(lambda: worker.popen.poll() is not None, 30, "refused")
+        assert worker.popen.returncode == 1
         last = worker.output.strip().splitlines()[-1]
         assert last.startswith("tandem: ") and "token" in last
         assert "Traceback" not in worker.output
