@@ -70,10 +70,13 @@ class EngineServer(engine_pb2_grpc.EngineServicer):
         try:
             await self._greet(request_iterator, context)
             await self._exchange(request_iterator, context)
+            return
         except TandemError as error:
-            await abort(context, error)
+            refusal = error
         finally:
             self._busy = False
+        # Only now: whoever hears of it may try again at once.
+        await abort(context, refusal)
 
     async def _greet(
         self,
