@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import grpc
 
@@ -76,7 +76,9 @@ async def connect(endpoint: str, secret: str, hello: Hello) -> AsyncIterator[Eng
         try:
             with restored(peer):
                 async with asyncio.timeout(CONNECT_SECONDS):
-                    await stream.write(pb.ToEngine(hello=hello_to(hello)))
+                    # A call that was refused already can't be written to; reading says why.
+                    with suppress(grpc.aio.AioRpcError):
+                        await stream.write(pb.ToEngine(hello=hello_to(hello)))
                     answer = await stream.read()
             if not isinstance(answer, pb.FromEngine) or not answer.HasField("hello"):
                 raise ProtocolError(f"{peer} did not answer the hello")
