@@ -37,6 +37,7 @@ class Fault:
 FAULTS: dict[type[errors.TandemError], Fault] = {
     errors.InvalidRequest: Fault(400, _INVALID, None),
     errors.PromptTooLong: Fault(400, _INVALID, "context_length_exceeded"),
+    errors.GrammarRefused: Fault(400, _INVALID, "invalid_grammar"),
     errors.Unsupported: Fault(400, _INVALID, "unsupported_parameter"),
     errors.ModelNotFound: Fault(404, _INVALID, "model_not_found"),
     errors.BodyTooLarge: Fault(413, _INVALID, "request_too_large"),

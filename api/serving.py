@@ -40,7 +40,7 @@ class Generation(Protocol):
         error: BaseException | None,
         traceback: TracebackType | None,
         /,
-    ) -> object: ...
+    ) -> None: ...
 
     def __aiter__(self) -> AsyncIterator[Piece]:
         """The answer; raises TandemError when it can't be completed."""

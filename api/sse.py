@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import anyio
@@ -28,9 +28,11 @@ class EventStream:
         """Seconds since anything was last written."""
         return anyio.current_time() - self._last
 
-    async def start(self) -> None:
+    async def start(self, more: Mapping[str, str] | None = None) -> None:
         """Send status and headers, now: uvicorn writes them without waiting for a body."""
-        await self._send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        ours = [(name.lower().encode(), value.encode()) for name, value in (more or {}).items()]
+        headers = [*HEADERS, *ours]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         self._last = anyio.current_time()
 
     async def events(self, *data: str) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from api.convert.openai_format import TEXT, AnswerFormat
+from api.convert.openai_logprobs import logprobs_object
+from api.convert.openai_tools import Call
 from api.schema.openai_chat import ChatMessage, ChatRequest
 from cluster.core.errors import InvalidRequest
-from cluster.core.request import Finish, Order, Usage
+from cluster.core.request import Finish, Order, Piece, TokenLogprob, Usage
 from cluster.core.sampling import Sampling
 from cluster.text.tokenizer import Tokenizer
 
@@ -21,20 +26,49 @@ _ROLES = {"developer": "system"}
 """OpenAI's newer name for the role that chat templates know."""
 
 
-def to_order(asked: ChatRequest, tokenizer: Tokenizer, *, fresh_seed: int) -> Order:
+def to_order(
+    asked: ChatRequest, tokenizer: Tokenizer, form: AnswerFormat = TEXT, *, fresh_seed: int
+) -> Order:
     """What the coordinator is to do; `fresh_seed` is for a request that names none.
 
-    Raises InvalidRequest when the chat template refuses the messages or a logit_bias names a
-    token that does not exist.
+    Raises InvalidRequest when the chat template refuses the messages, a logit_bias names a
+    token that does not exist, or parameters contradict each other.
     """
     messages = [_message(message, index) for index, message in enumerate(asked.messages)]
     newer = asked.max_completion_tokens
+    max_tokens = asked.max_tokens if newer is None else newer
+    min_tokens = asked.min_tokens or 0
+    if max_tokens is not None and min_tokens > max_tokens:
+        raise InvalidRequest(
+            f"min_tokens: {min_tokens} is more than the {max_tokens} tokens that the answer may "
+            "have",
+            param="min_tokens",
+        )
     return Order(
-        prompt=tokenizer.render(messages),
+        prompt=tokenizer.render(messages, tools=form.tools),
         sampling=_sampling(asked, tokenizer.vocab_size, fresh_seed),
-        max_tokens=asked.max_tokens if newer is None else newer,
-        stop=tuple(asked.stop or ()),
+        max_tokens=max_tokens,
+        stop=() if form.call else tuple(asked.stop or ()),
+        min_tokens=min_tokens,
+        ignore_eos=bool(asked.ignore_eos),
+        logprobs=_logprobs(asked),
+        grammar=form.grammar,
     )
+
+
+def orders_of(order: Order, count: int) -> list[Order]:
+    """One order for each of `count` choices. Choice i has the seed plus i: it is what a request
+    with that seed and one choice would get."""
+    seeds = [(order.sampling.seed + index) % (1 << 64) for index in range(count)]
+    return [replace(order, sampling=replace(order.sampling, seed=seed)) for seed in seeds]
+
+
+def _logprobs(asked: ChatRequest) -> int | None:
+    if asked.top_logprobs and not asked.logprobs:
+        raise InvalidRequest(
+            "top_logprobs: only allowed when logprobs is true", param="top_logprobs"
+        )
+    return asked.top_logprobs or 0 if asked.logprobs else None
 
 
 def _message(message: ChatMessage, index: int) -> dict[str, Any]:
@@ -83,30 +117,45 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     }
 
 
-def completion_object(
-    request_id: str, model: str, created: int, text: str, finish: Finish, usage: Usage
+def choice_object(
+    index: int, answer: str | Call, finish: Finish, logprobs: Sequence[TokenLogprob] | None
 ) -> dict[str, Any]:
-    """The whole answer at once."""
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": text, "refusal": None},
-        "logprobs": None,
-        "finish_reason": FINISH_REASONS[finish],
+    """One whole answer; `logprobs` is None when nobody asked."""
+    message: dict[str, Any] = {"role": "assistant", "content": answer, "refusal": None}
+    if isinstance(answer, Call):
+        message |= {"content": None, "tool_calls": [answer.object()]}
+    return {
+        "index": index,
+        "message": message,
+        "logprobs": None if logprobs is None else logprobs_object(logprobs),
+        "finish_reason": _finish_reason(finish, isinstance(answer, Call)),
     }
+
+
+def _finish_reason(finish: Finish, call: bool) -> str:
+    return "tool_calls" if call and finish is Finish.STOP else FINISH_REASONS[finish]
+
+
+def completion_object(
+    request_id: str, model: str, created: int, choices: list[dict[str, Any]], usage: Usage
+) -> dict[str, Any]:
+    """All answers at once."""
     return {
         "id": request_id,
         "object": "chat.completion",
         "created": created,
         "model": model,
-        "choices": [choice],
+        "choices": choices,
         "usage": usage_object(usage),
     }
 
 
 class Chunks:
-    """The events of one streamed answer, as JSON lines."""
+    """The events of a stream, as JSON lines; each is of one choice."""
 
-    def __init__(self, request_id: str, model: str, created: int, *, usage: bool) -> None:
+    def __init__(
+        self, request_id: str, model: str, created: int, *, usage: bool, logprobs: bool = False
+    ) -> None:
         self._base: dict[str, Any] = {
             "id": request_id,
             "object": "chat.completion.chunk",
@@ -114,23 +163,51 @@ class Chunks:
             "model": model,
         }
         self._usage: dict[str, Any] = {"usage": None} if usage else {}
+        self._logprobs = logprobs
 
-    def role(self) -> str:
+    def role(self, index: int) -> str:
         """The first one: who speaks."""
-        return self._choice({"role": "assistant", "content": ""}, None)
+        return self._choice(index, {"role": "assistant", "content": ""})
 
-    def text(self, text: str) -> str:
-        return self._choice({"content": text}, None)
+    def piece(self, index: int, piece: Piece) -> str:
+        """Some of the answer; the text of its tokens may come later."""
+        return self._choice(
+            index,
+            {"content": piece.text},
+            logprobs=logprobs_object(piece.logprobs) if self._logprobs else None,
+        )
 
-    def last(self, finish: Finish, usage: Usage) -> list[str]:
-        """What ends an answer that is complete; OpenAI's streams end with [DONE]."""
-        lines = [self._choice({}, FINISH_REASONS[finish])]
-        if self._usage:
-            lines.append(_line({**self._base, "choices": [], "usage": usage_object(usage)}))
-        return [*lines, "[DONE]"]
+    def call(self, index: int, call: Call) -> list[str]:
+        """A tool call: its name first, then its arguments."""
+        head = call.object()
+        arguments = {"arguments": head["function"]["arguments"]}
+        head["function"] = {"name": call.name, "arguments": ""}
+        deltas = [{"index": 0, **head}, {"index": 0, "function": arguments}]
+        return [self._choice(index, {"tool_calls": [delta]}) for delta in deltas]
 
-    def _choice(self, delta: dict[str, Any], finish_reason: str | None) -> str:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def finish(self, index: int, finish: Finish, *, call: bool = False) -> str:
+        """The last one of a choice that is complete."""
+        return self._choice(index, {}, finish_reason=_finish_reason(finish, call))
+
+    def end(self, usage: Usage) -> list[str]:
+        """What ends the stream when every choice is complete."""
+        account = _line({**self._base, "choices": [], "usage": usage_object(usage)})
+        return [account, "[DONE]"] if self._usage else ["[DONE]"]
+
+    def _choice(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        *,
+        logprobs: dict[str, Any] | None = None,
+        finish_reason: str | None = None,
+    ) -> str:
+        choice = {
+            "index": index,
+            "delta": delta,
+            "logprobs": logprobs,
+            "finish_reason": finish_reason,
+        }
         return _line({**self._base, "choices": [choice], **self._usage})
 
 

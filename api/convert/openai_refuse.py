@@ -23,25 +23,13 @@ def _one_of(*harmless: Any) -> Callable[[Any], bool]:
     return lambda value: value is None or value in harmless
 
 
-def _plain_text(value: Any) -> bool:
-    return value is None or (isinstance(value, dict) and value.get("type") == "text")
-
-
 _HARMLESS: dict[str, Callable[[Any], bool]] = {
-    "tools": _asks_nothing,
-    "tool_choice": _one_of("none", "auto"),
     "functions": _asks_nothing,
     "function_call": _one_of("none", "auto"),
-    "response_format": _plain_text,
-    "logprobs": _asks_nothing,
-    "top_logprobs": _asks_nothing,
-    "n": _one_of(1),
     "modalities": _one_of([], ["text"]),
     "audio": _asks_nothing,
     "prediction": _asks_nothing,
     "web_search_options": _one_of(),
-    "min_tokens": _asks_nothing,
-    "ignore_eos": _asks_nothing,
     "stop_token_ids": _asks_nothing,
 }
 

@@ -12,6 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 1000
+MAX_CHOICES = 8
+MAX_TOP_LOGPROBS = 20
 
 
 def _as_list(value: Any) -> Any:
@@ -76,20 +78,27 @@ class ChatRequest(_Shape):
     stop: (
         Annotated[list[StopString], BeforeValidator(_as_list), Field(max_length=MAX_STOPS)] | None
     ) = None
-    n: Annotated[int, Field(ge=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    ignore_eos: bool | None = None
 
-    # Understood, and refused by name where they ask for something.
+    # Looked at by api.convert.openai_format and openai_tools.
+    response_format: Any = None
+    structured_outputs: Any = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
     tools: Any = None
     tool_choice: Any = None
+
+    # Understood, and refused by name where they ask for something.
     functions: Any = None
     function_call: Any = None
-    response_format: Any = None
-    logprobs: Any = None
-    top_logprobs: Any = None
     modalities: Any = None
     audio: Any = None
     prediction: Any = None
     web_search_options: Any = None
-    min_tokens: Any = None
-    ignore_eos: Any = None
     stop_token_ids: Any = None

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+KV_PRIVACY = "Its files hold what people have asked; only their owner can read them."
+"""Of a folder for prefixes; a part of the help of its option."""
+
 TokenFile = Annotated[
     Path | None,
     typer.Option(

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cluster.cli.options import TokenFile
-from cluster.core.config import Limits
+from cluster.cli.options import KV_PRIVACY, TokenFile
+from cluster.core.config import Limits, Pacing
 from cluster.core.errors import BadConfiguration
 
 CONTROL_PORT = 8643
+DISK_GB = 20.0
+"""What prefixes may take on the disk of each machine, unless told otherwise."""
+
+
+class Parallel(StrEnum):
+    """The choices of --parallel."""
+
+    AUTO = "auto"
+    TENSOR = "tensor"
+    PIPELINE = "pipeline"
 
 
 def serve(
@@ -59,6 +71,54 @@ def serve(
         int,
         typer.Option(help="Requests that may wait; one more is answered with 429.", min=0),
     ] = 128,
+    parallel: Annotated[
+        Parallel,
+        typer.Option(
+            help="How several ranks share the model: every layer split over all of them "
+            "(tensor), or each with layers of its own (pipeline). auto: tensor where the model "
+            "can be split so."
+        ),
+    ] = Parallel.AUTO,
+    kv_bits: Annotated[
+        int | None,
+        typer.Option(
+            help="Bits of a value in the KV cache, 8 or 4: longer contexts in the same memory, "
+            "and text that differs a little. Without it: the model's own type.",
+            metavar="8|4",
+        ),
+    ] = None,
+    kv_gb: Annotated[
+        float | None,
+        typer.Option(
+            help="Memory for the KV cache on each rank, in GiB. Without it: most of what is left "
+            "beside the weights.",
+            min=0.001,
+        ),
+    ] = None,
+    prefill_share: Annotated[
+        float,
+        typer.Option(
+            help="Share of the time that prompts get while answers are being generated.",
+            min=0.05,
+            max=0.95,
+        ),
+    ] = 0.5,
+    kv_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder in which every machine keeps the prefixes it has computed, so that they "
+            f"survive a restart; made if missing. {KV_PRIVACY} Without it: nothing is kept.",
+            metavar="DIR",
+        ),
+    ] = None,
+    kv_disk_gb: Annotated[
+        float | None,
+        typer.Option(
+            help="What that folder may hold, in GiB, on each machine.",
+            min=0.001,
+            show_default=f"{DISK_GB:g}",
+        ),
+    ] = None,
     orphan_grace: Annotated[
         float,
         typer.Option(
@@ -92,6 +152,7 @@ def serve(
     dialled, joining = parse_nodes(nodes)
     if local_ranks + len(dialled) + joining == 0:
         raise BadConfiguration("nobody would compute: give --local-ranks or --nodes")
+    keep_in, disk_bytes = disk_tier(kv_dir, kv_disk_gb)
     options = serving.Options(
         model=model,
         host=host,
@@ -102,6 +163,12 @@ def serve(
         control=control_address(control, host, alone=not nodes.strip()),
         token=read_token(token_file),
         orphan_grace=orphan_grace,
+        parallel=parallel.value,
+        kv_bits=kv_bits or 0,
+        kv_bytes=int((kv_gb or 0) * 2**30),
+        pacing=Pacing(prefill_share=prefill_share),
+        kv_dir=keep_in,
+        disk_bytes=disk_bytes,
         limits=Limits(sequences=sequences, queue=queue),
     )
     serving.set_up_log()
@@ -124,6 +191,17 @@ def control_address(control: str, host: str, *, alone: bool) -> tuple[str, int]:
             "give it with --control ADDRESS"
         )
     return address, port
+
+
+def disk_tier(folder: Path | None, gigabytes: float | None) -> tuple[str, int]:
+    """The folder as every machine understands it and what it may hold, in bytes; empty and 0
+    for nothing on disk. Raises BadConfiguration for a size without a folder."""
+    if folder is None:
+        if gigabytes is not None:
+            raise BadConfiguration("--kv-disk-gb needs a folder: give --kv-dir")
+        return "", 0
+    whole = str(folder.expanduser().absolute())
+    return whole, int((DISK_GB if gigabytes is None else gigabytes) * 2**30)
 
 
 def parse_nodes(text: str) -> tuple[tuple[str, ...], int]:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
@@ -32,19 +32,16 @@ from cluster.core.view import ServedModel
 from cluster.model.config import context_length, read_config
 from cluster.model.digest import digest
 from cluster.model.folder import model_id, resolve
-from cluster.model.weights import weight_bytes
-from cluster.placement.memory import kv_bytes_per_token
-from cluster.placement.shard import check_shard
+from cluster.model.weights import tensor_bytes
+from cluster.placement.kv import check_kv_bits
+from cluster.placement.room import Engine, Room, room
+from cluster.placement.shard import check_plan
+from cluster.placement.weights import rank_weight_bytes
 from cluster.text.tokenizer import Tokenizer
 from cluster.wire.security import is_loopback, join_address, require_token
 
 HTTP_STOP_SECONDS = 1
 """How long connections may take to end once their streams were told."""
-PARKED_CONTEXTS = 1
-"""Prefixes are kept as long as they hold no more positions than this many full contexts. (The
-whole of the free memory is for a cache that weighs what it keeps; this one does not.)"""
-KV_SHARE = 0.8
-"""Share of the memory left beside the weights that caches may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +61,17 @@ class Options:
     token: str | None
     orphan_grace: float
     limits: Limits
+    parallel: str = "auto"
+    """"auto", "tensor" or "pipeline"."""
+    kv_bits: int = 0
+    """As in LaunchSpec."""
+    kv_bytes: int = 0
+    """For caches on each rank; 0 for what fits."""
+    pacing: Pacing = field(default_factory=Pacing)
+    kv_dir: str = ""
+    """As in Recipe."""
+    disk_bytes: int = 0
+    """As in Recipe."""
 
     @property
     def world(self) -> int:
@@ -74,17 +82,24 @@ async def serve(options: Options, console: Console) -> None:
     """Serve until SIGINT or SIGTERM. Raises a SetupError when it can't start."""
     with bound(options.host, options.port) as sock:
         folder = await asyncio.to_thread(resolve, options.model)
-        check_shard(read_config(folder), options.world)
+        config = read_config(folder)
+        kind = check_plan(config, options.world, options.parallel)
+        check_kv_bits(config, options.kv_bits)
         coordinator = await _coordinator(options, folder)
         recipe = Recipe(
             model=_anywhere(options.model),
             digest=await asyncio.to_thread(digest, folder),
             incarnation=time.time_ns(),
+            kv_dir=options.kv_dir,
+            disk_bytes=options.disk_bytes,
+            kind=kind,
+            kv_bits=options.kv_bits,
         )
         stopping = _stop_signals()
         async with asyncio.TaskGroup() as tasks:
-            config = server_config(create_app(coordinator), stop_seconds=HTTP_STOP_SECONDS)
-            http = HttpServer(config)
+            http = HttpServer(
+                server_config(create_app(coordinator), stop_seconds=HTTP_STOP_SECONDS)
+            )
             serving = tasks.create_task(http.serve(sockets=[sock]), name="http")
             running = tasks.create_task(
                 _run(options, coordinator, recipe, folder, console), name="epochs"
@@ -114,7 +129,7 @@ async def _coordinator(options: Options, folder: Path) -> Coordinator:
     )
     tokenizer = await asyncio.to_thread(Tokenizer.load, folder)
     return Coordinator(
-        model, tokenizer, limits=options.limits, pacing=Pacing(), clock=SystemClock()
+        model, tokenizer, limits=options.limits, pacing=options.pacing, clock=SystemClock()
     )
 
 
@@ -126,11 +141,17 @@ async def _run(
         check_reach(members)
         for member in members:
             _say_blas(member, console)
+        space = await asyncio.to_thread(
+            _room, options, recipe, folder, members, coordinator.model.context
+        )
         coordinator.limits = replace(
             options.limits,
-            kv_tokens=_kv_tokens(options, folder, members),
-            parked_tokens=PARKED_CONTEXTS * coordinator.model.context,
+            kv_tokens=space.kv_tokens,
+            slot_positions=space.slot_positions,
+            position_bytes=space.position_bytes,
         )
+        longest = min(coordinator.model.context, space.kv_tokens - space.slot_positions)
+        coordinator.model = replace(coordinator.model, context=longest)
         with LoadingBar(console) as bar:
             runner = Runner(coordinator, members, recipe, bar)
             async with asyncio.TaskGroup() as tasks:
@@ -170,19 +191,23 @@ def _say_blas(member: Member, console: Console) -> None:
     _say(console, line if blas.fast else f"{line} (slow): {blas.advice}")
 
 
-def _kv_tokens(options: Options, folder: Path, members: list[Member]) -> int:
-    """Cache positions that fit on the rank with the least room beside its weights."""
-    shard = weight_bytes(folder) / options.world
-    position = max(1, kv_bytes_per_token(read_config(folder), options.world))
-    rooms = [m.description.usable_bytes / m.ranks - shard for m in members]
-    tokens = int(KV_SHARE * min(rooms) / position)
-    if tokens < 1:
-        raise BadConfiguration(
-            f"each of {options.world} ranks needs {shard / 2**30:.1f} GiB for its weights, and "
-            f"one has only {(min(rooms) + shard) / 2**30:.1f} GiB: add machines (--nodes), or "
-            "serve a smaller or quantized model"
-        )
-    return min(tokens, options.limits.kv_tokens)
+def _room(
+    options: Options, recipe: Recipe, folder: Path, members: list[Member], context: int
+) -> Room:
+    """What caches may hold on the rank with the least room beside its weights."""
+    config = read_config(folder)
+    engine = Engine(
+        config=config,
+        world=options.world,
+        kind=recipe.kind,
+        kv_bits=options.kv_bits,
+        weight_bytes=rank_weight_bytes(config, tensor_bytes(folder), options.world, recipe.kind),
+        usable_bytes=min(m.description.usable_bytes // m.ranks for m in members),
+        sequences=options.limits.sequences,
+        context=context,
+        fused=all(m.description.blas.name in ("Metal", "CUDA") for m in members),
+    )
+    return room(engine, options.limits.kv_tokens, options.kv_bytes)
 
 
 @asynccontextmanager

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import signal
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cluster.cli.options import TokenFile
+from cluster.cli.options import KV_PRIVACY, TokenFile
 
 
 def worker(
@@ -33,6 +34,14 @@ def worker(
         int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)
     ] = 8644,
     token_file: TokenFile = None,
+    kv_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the prefixes that the server has this machine keep on disk. "
+            f"{KV_PRIVACY} Without it: the one that the server was given.",
+            metavar="DIR",
+        ),
+    ] = None,
     orphan_grace: Annotated[
         float,
         typer.Option(
@@ -68,6 +77,7 @@ def worker(
             port=port,
             token=read_token(token_file),
             orphan_grace=orphan_grace,
+            kv_dir="" if kv_dir is None else str(kv_dir.expanduser().absolute()),
             say=functools.partial(typer.echo, err=True),
         ),
     )

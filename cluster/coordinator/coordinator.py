@@ -30,6 +30,7 @@ from cluster.core.request import Finish, Order, Piece, Request
 from cluster.core.view import ClusterView, Health, ServedModel
 from cluster.scheduler.events import Drained, Event, Released, Sampled
 from cluster.scheduler.scheduler import Scheduler
+from cluster.text.logprobs import token_logprob
 from cluster.text.stream import TextStream
 from cluster.text.tokenizer import Tokenizer
 
@@ -67,6 +68,7 @@ class Coordinator:
         self._waiting_for = "starting"
         self._closing = False
         self._planned = asyncio.Event()
+        self._said_full = False
 
     # For the API
 
@@ -76,21 +78,30 @@ class Coordinator:
         Raises PromptTooLong, InvalidRequest, QueueFull, NotReady or ShuttingDown.
         """
         scheduler = self._accepting()
-        context = min(self.model.context, self.limits.kv_tokens)
+        fitting = self.limits.kv_tokens - self.limits.slot_positions
+        context = min(self.model.context, fitting)
         room = context - len(order.prompt)
         if room <= 0:
-            raise PromptTooLong(len(order.prompt), context)
+            size = self.limits.position_bytes if context == fitting else 0
+            raise PromptTooLong(len(order.prompt), context, position_bytes=size)
         if not order.prompt:
             raise InvalidRequest("the prompt has no tokens", param="messages")
         now = self.clock.now()
+        max_tokens = room if order.max_tokens is None else min(order.max_tokens, room)
+        # What a grammar allows once it is complete is an end id, and nothing after it.
+        endless = order.ignore_eos and not order.grammar
         request = Request(
             id=RequestId(f"{prefix}-{secrets.token_hex(16)}"),
             prompt=order.prompt,
-            max_tokens=room if order.max_tokens is None else min(order.max_tokens, room),
+            max_tokens=max_tokens,
             sampling=order.sampling,
-            end_ids=self.tokenizer.end_ids,
+            end_ids=frozenset() if endless else self.tokenizer.end_ids,
             scope=order.scope,
             deadline=now + self.limits.request_seconds,
+            min_tokens=min(order.min_tokens, max_tokens),
+            logprobs=order.logprobs,
+            grammar=order.grammar,
+            draft=self.limits.draft,
         )
         channel = TokenChannel(request.id, self.channels)
         try:
@@ -122,16 +133,28 @@ class Coordinator:
         """Between epochs: what is being waited for, in a few words."""
         self._waiting_for = what
 
-    async def drive(self, epoch: Epoch, ranks: StepPort, *, trimmable: bool) -> None:
+    async def drive(
+        self, epoch: Epoch, ranks: StepPort, *, trimmable: bool, disk_bytes: int = 0
+    ) -> None:
         """Run one epoch on `ranks` until it ends; always raises what ended it (EpochEnded, or
-        a ProtocolError when ranks disagree). Every live request then fails with EpochEnded."""
-        self.scheduler = Scheduler(epoch, self.limits, self.pacing, trimmable=trimmable)
+        a ProtocolError when ranks disagree). Every live request then fails with EpochEnded.
+        `disk_bytes` is what the files of one rank may take; with 0, nothing is kept on disk."""
+        self.scheduler = Scheduler(
+            epoch,
+            self.limits,
+            self.pacing,
+            trimmable=trimmable,
+            end_ids=self.tokenizer.end_ids,
+            shelf=ranks.shelved(),
+            disk_bytes=disk_bytes,
+        )
         reason = "the engines were stopped"
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._send_steps(self.scheduler, ranks), name="send steps")
                 group.create_task(self._apply_results(self.scheduler, ranks), name="results")
                 group.create_task(self._watch(self.scheduler), name="watch deadlines")
+                group.create_task(self._hear_news(self.scheduler, ranks), name="shelf news")
         except ExceptionGroup as errors:
             error = _first_leaf(errors)
             reason = str(error)
@@ -151,9 +174,13 @@ class Coordinator:
     # The epoch's tasks
 
     async def _send_steps(self, scheduler: Scheduler, ranks: StepPort) -> None:
+        """Send what is planned: orders for the shelf, then the step. One task sends both, since
+        a stream takes one message at a time."""
         while True:
             self._planned.clear()
             step = scheduler.next_step(self.clock.now())
+            for order in scheduler.take_shelf_orders():
+                await ranks.order(order)
             if step is None:
                 await self._planned.wait()
             else:
@@ -169,10 +196,21 @@ class Coordinator:
             now = self.clock.now()
             self.meter.add(now, decoded=len(result.decoded), prefilled=prefilled)
 
+    async def _hear_news(self, scheduler: Scheduler, ranks: StepPort) -> None:
+        """What has become of saves and orders."""
+        while True:
+            scheduler.shelf_news(await ranks.next_news())
+            self._planned.set()
+            if scheduler.disk_full and not self._said_full:
+                self._said_full = True
+                log.warning("the disk is full: from now on, no prefix is saved")
+
     async def _watch(self, scheduler: Scheduler) -> None:
         """End what is past its deadline: a request, or the epoch when a step is."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
+            if scheduler.awaits_shelf:
+                self._planned.set()  # planning ends the wait for a file that takes too long
             now = self.clock.now()
             if scheduler.overdue(now):
                 raise EpochEnded("a step did not finish within its deadline")
@@ -213,7 +251,9 @@ class Coordinator:
         if event.finish is not None and not entry.text.stopped:
             text.append(entry.text.finish())
         entry.delivered += taken
-        channel.put(Piece("".join(text), taken))
+        told = zip(event.ids[:taken], event.likelihoods, strict=False)  # none unless asked for
+        logprobs = tuple(token_logprob(self.tokenizer, token, how) for token, how in told)
+        channel.put(Piece("".join(text), taken, logprobs))
         if entry.text.stopped:
             self.channels.drained(event.count - taken)
             self._end(event.request_id, Finish.STOP)

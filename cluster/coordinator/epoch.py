@@ -51,6 +51,8 @@ class Group:
     """By rank."""
     ranks: Ranks
     trimmable: bool
+    disk_bytes: int
+    """What the files of one rank may take; 0 when nothing is kept on disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,14 @@ class Recipe:
     model: str
     digest: str
     incarnation: int
+    kv_dir: str = ""
+    """Folder for prefixes on every machine that was not given another; empty for none."""
+    disk_bytes: int = 0
+    """What they may take on each machine."""
+    kind: str = "tensor"
+    """How the model is split over several ranks: "tensor" or "pipeline"."""
+    kv_bits: int = 0
+    """As in LaunchSpec."""
 
 
 Progress = Callable[[Sequence[EngineState]], None]
@@ -87,9 +97,11 @@ async def open_epoch(
             secret=secret,
             model=recipe.model,
             model_digest=recipe.digest,
-            plan=_plan(world, engine.rank),
+            plan=_plan(world, engine.rank, recipe.kind),
             ring=ring,
             threads=max(1, engine.member.description.cores // engine.member.ranks),
+            kv_bits=recipe.kv_bits,
+            kv_dir=recipe.kv_dir,
         )
         for engine in engines
     ]
@@ -102,24 +114,32 @@ async def open_epoch(
             ]
             await asyncio.gather(*ready)
             async with _connected(engines, specs, recipe) as clients:
-                yield _group(epoch, engines, clients)
+                formed = _group(epoch, engines, clients, recipe)
+                await formed.ranks.tidy()
+                yield formed
             for task in following:
                 task.cancel()
     finally:
         await asyncio.gather(*(_stop(member, epoch) for member in members))
 
 
-def _plan(world: int, rank: Rank) -> ShardPlan:
-    return ShardPlan(world, rank, "tensor", "ring") if world > 1 else ShardPlan(1, rank)
+def _plan(world: int, rank: Rank, kind: str) -> ShardPlan:
+    return ShardPlan(world, rank, kind, "ring") if world > 1 else ShardPlan(1, rank)
 
 
-def _group(epoch: Epoch, engines: Sequence[EngineState], clients: Sequence[EngineClient]) -> Group:
+def _group(
+    epoch: Epoch,
+    engines: Sequence[EngineState],
+    clients: Sequence[EngineClient],
+    recipe: Recipe,
+) -> Group:
     facts = [client.hello.facts for client in clients]
     for engine, fact in zip(engines, facts, strict=True):
         engine.weight_bytes = fact.weight_bytes if fact else 0
     trimmable = all(fact is not None and fact.trimmable for fact in facts)
     backend = clients[0].hello.plan.backend
-    return Group(epoch, backend, engines, Ranks(clients), trimmable)
+    disk_bytes = recipe.disk_bytes // max(engine.member.ranks for engine in engines)
+    return Group(epoch, backend, engines, Ranks(clients), trimmable, disk_bytes)
 
 
 async def _reserve(engines: Sequence[EngineState]) -> tuple[str, ...]:

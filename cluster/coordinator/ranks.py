@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict, deque
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 from cluster.core.errors import DigestMismatch, StepRefused
+from cluster.core.ids import Entry
 from cluster.core.plan import Step, StepResult
+from cluster.core.shelf import ShelfNews, ShelfOrder, Shelved, Verb
 from cluster.wire.engine_client import EngineClient, encode
 
 
@@ -23,6 +28,18 @@ class StepPort(Protocol):
         or DigestMismatch or StepRefused when the ranks disagree."""
         ...
 
+    def shelved(self) -> Sequence[Shelved]:
+        """What every rank had on its shelf when the epoch began."""
+        ...
+
+    async def order(self, order: ShelfOrder) -> None:
+        """Hand an order for the shelf to every rank, in order. Raises EpochEnded."""
+        ...
+
+    async def next_news(self) -> ShelfNews:
+        """The next news of the shelf that every rank has told."""
+        ...
+
 
 class Ranks:
     """The open streams to every rank, rank 0 first."""
@@ -33,6 +50,14 @@ class Ranks:
         """Held by MLX at the last step, by rank."""
         self.last_seq = [0] * len(clients)
         """Last step that each rank has answered."""
+        self._told: defaultdict[tuple[Verb, Entry], list[deque[ShelfNews]]] = defaultdict(
+            lambda: [deque() for _ in clients]
+        )
+        """News that not all ranks have told, by rank."""
+        self._news: asyncio.Queue[ShelfNews] = asyncio.Queue()
+        """What all have told; no more than there are orders without an answer."""
+        for rank, client in enumerate(clients):
+            client.on_news = partial(self._hear, rank)
 
     async def send(self, step: Step) -> None:
         message = encode(step)
@@ -57,3 +82,58 @@ class Ranks:
                     f"{first.digest:08x} on rank 0"
                 )
         return first
+
+    def shelved(self) -> tuple[Shelved, ...]:
+        everywhere: list[Shelved] = []
+        others = [{each.entry: each for each in client.shelved} for client in self._clients[1:]]
+        for first in self._clients[0].shelved:
+            same = [
+                other[first.entry]
+                for other in others
+                if first.entry in other
+                and (other[first.entry].scope, other[first.entry].ids) == (first.scope, first.ids)
+            ]
+            if len(same) == len(others):
+                size = max(each.size for each in (first, *same))
+                used = max(each.used for each in (first, *same))
+                everywhere.append(replace(first, size=size, used=used))
+        return tuple(everywhere)
+
+    async def tidy(self) -> None:
+        """Have every rank delete what is not on the shelf of all, which nobody could restore: a
+        rank may have died in the middle of a save. Raises EpochEnded."""
+        usable = {shelved.entry for shelved in self.shelved()}
+        odd = {each.entry for client in self._clients for each in client.shelved} - usable
+        for entry in sorted(odd):
+            await self.order(ShelfOrder(Verb.DELETE, entry))
+
+    async def order(self, order: ShelfOrder) -> None:
+        for client in self._clients:
+            await client.order(order)
+
+    async def next_news(self) -> ShelfNews:
+        return await self._news.get()
+
+    def _hear(self, rank: int, news: ShelfNews) -> None:
+        """One rank's news. They count once all ranks have told of the same."""
+        key = (news.verb, news.entry)
+        told = self._told[key]
+        told[rank].append(news)
+        if all(told):
+            self._news.put_nowait(together([each.popleft() for each in told]))
+            if not any(told):
+                del self._told[key]
+
+
+def together(news: Sequence[ShelfNews]) -> ShelfNews:
+    """What the ranks' news of one entry come to: it is there only if all have it."""
+    first = news[0]
+    reasons = [f"rank {rank}: {each.reason}" for rank, each in enumerate(news) if each.reason]
+    return ShelfNews(
+        first.verb,
+        first.entry,
+        ok=all(each.ok for each in news),
+        size=max(each.size for each in news),
+        full=any(each.full for each in news),
+        reason=reasons[0] if reasons else "",
+    )

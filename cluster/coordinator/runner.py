@@ -68,7 +68,12 @@ class Runner:
             self._coordinator.group = group
             self.started.set()
             try:
-                await self._coordinator.drive(group.epoch, group.ranks, trimmable=group.trimmable)
+                await self._coordinator.drive(
+                    group.epoch,
+                    group.ranks,
+                    trimmable=group.trimmable,
+                    disk_bytes=group.disk_bytes,
+                )
             finally:
                 self._coordinator.group = None
 

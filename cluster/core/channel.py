@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from cluster.core.errors import TandemError
 from cluster.core.ids import RequestId
-from cluster.core.request import Finish, Piece
+from cluster.core.request import Finish, Piece, TokenLogprob
 
 
 class ChannelState(StrEnum):
@@ -86,6 +86,7 @@ class TokenChannel:
         """Called after every change; the reader sets it."""
         self._text: list[str] = []
         self._tokens = 0
+        self._logprobs: list[TokenLogprob] = []
         table.register(self)
 
     def put(self, piece: Piece) -> None:
@@ -94,15 +95,17 @@ class TokenChannel:
             raise ValueError(f"request {self.request_id} is over ({self.state})")
         self._text.append(piece.text)
         self._tokens += piece.tokens
+        self._logprobs.extend(piece.logprobs)
         self.wake()
 
     def take(self) -> Piece | None:
         """All that has come since the last call, as one piece; None when nothing has."""
         if not self._tokens and not self._text:
             return None
-        piece = Piece("".join(self._text), self._tokens)
+        piece = Piece("".join(self._text), self._tokens, tuple(self._logprobs))
         self._text.clear()
         self._tokens = 0
+        self._logprobs.clear()
         return piece
 
     def close(self, finish: Finish, error: TandemError | None = None) -> None:

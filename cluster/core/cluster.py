@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cluster.core.ids import Epoch, Rank
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the gRPC contract; grows when a peer of the version before would misread it."""
 
 
@@ -35,7 +35,7 @@ class ShardPlan:
     world: int
     rank: Rank
     kind: str = "single"
-    """"single" (world 1, no group) or "tensor"."""
+    """"single" (world 1, no group), "tensor" or "pipeline"."""
     backend: str = "none"
     """"none", "ring", "jaccl" or "nccl"."""
 
@@ -50,6 +50,12 @@ class EngineFacts:
     memory_bytes: int
     last_seq: int
     """Last step applied in this epoch; 0 before the first."""
+    position_bytes: int = 0
+    """Cache bytes of one position of one sequence."""
+    slot_bytes: int = 0
+    """Cache bytes of a slot that do not grow with its positions: windows, states."""
+    shelved: int = 0
+    """Prefixes found on disk; as many `Shelved` follow the hello."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +131,10 @@ class LaunchSpec:
     """"host:port" of each rank's data plane, by rank; empty for world 1."""
     threads: int = 0
     """BLAS threads; 0 leaves the choice to the library."""
+    kv_bits: int = 0
+    """Bits of a cached value: 8 or 4, or 0 for the model's own type."""
+    kv_dir: str = ""
+    """Folder for prefixes on disk; empty for none."""
 
 
 @dataclass(frozen=True, slots=True)

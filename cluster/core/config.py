@@ -29,15 +29,21 @@ class Limits:
     """Sequences with a slot at the same time."""
     queue: int = 128
     """Requests that wait for a slot; one more is refused with 429."""
-    parked: int = 16
-    """Prefixes kept after their sequence has ended."""
-    parked_tokens: int = 1 << 20
-    """Positions that they hold together; `serve` keeps one context's worth."""
+    parked: int = 64
+    """Prefixes kept after their sequence has ended; they may take all of `kv_tokens` that live
+    sequences leave."""
     kv_tokens: int = 1 << 20
     """KV positions of all slots together, live and parked, per rank."""
+    slot_positions: int = 0
+    """What a slot takes beside its positions (windows, states), in positions."""
+    position_bytes: int = 0
+    """Cache bytes of one position on the rank that keeps most; for people to read."""
     kv_ahead: int = 1024
     """Positions set aside beyond what a sequence holds. Were all that it may ever need set aside
     at once, a client that asks for 32,000 tokens and takes 200 would keep others waiting."""
+    draft: int = 8
+    """Ids drafted for a sequence in one iteration, at most; 0 turns drafts off. What repeats
+    itself does so for longer than this; what does not has its drafts refused at the first."""
     body_bytes: int = 32 << 20
     """Size of an HTTP request body."""
     queue_seconds: float = 600.0

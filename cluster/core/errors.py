@@ -3,7 +3,8 @@
     TandemError
     ├── RequestError            the caller can mend it; nothing was computed
     │   ├── InvalidRequest
-    │   │   └── PromptTooLong
+    │   │   ├── PromptTooLong
+    │   │   └── GrammarRefused
     │   ├── Unsupported
     │   ├── ModelNotFound
     │   └── BodyTooLarge
@@ -54,16 +55,29 @@ class InvalidRequest(RequestError):
 
 
 class PromptTooLong(InvalidRequest):
-    """Raised when the prompt alone fills the context; says both numbers (tokens)."""
+    """Raised when the prompt alone fills the context, or all of the KV cache; says both numbers
+    (tokens), and of a cache both sizes (GiB): `position_bytes` are those of one token."""
 
-    def __init__(self, prompt_tokens: int, context: int) -> None:
-        super().__init__(
+    def __init__(self, prompt_tokens: int, context: int, *, position_bytes: int = 0) -> None:
+        message = (
             f"the prompt has {prompt_tokens} tokens, and this model's context is {context} "
-            "tokens, of which at least one must be left for the answer: shorten the prompt",
-            param="messages",
+            "tokens, of which at least one must be left for the answer: shorten the prompt"
         )
+        if position_bytes:
+            needed, room = (n * position_bytes / 2**30 for n in (prompt_tokens, context))
+            message = (
+                f"the prompt has {prompt_tokens} tokens, which take {needed:.3g} GiB of KV cache "
+                f"on each rank, and there is room for {context} ({room:.3g} GiB), of which at "
+                "least one must be left for the answer: shorten the prompt, or serve with more "
+                "memory, --kv-bits 8 or a larger --kv-gb"
+            )
+        super().__init__(message, param="messages")
         self.prompt_tokens = prompt_tokens
         self.context = context
+
+
+class GrammarRefused(InvalidRequest):
+    """Raised when what an answer must conform to can't be expressed as a grammar; says why."""
 
 
 class Unsupported(RequestError):

@@ -18,3 +18,6 @@ Seq = NewType("Seq", int)
 
 Rank = NewType("Rank", int)
 """Place of an engine in its group, from 0 to world size - 1."""
+
+Entry = NewType("Entry", str)
+"""A prefix kept on disk, under the same name on every rank: 32 hexadecimal digits."""

@@ -1,15 +1,16 @@
 """The plan: ordered steps that every rank applies once, and what comes back.
 
 Only the coordinator makes steps. A rank applies the parts of a step in the order of the
-fields below: release, park, fork, admit, then the decode iterations, then the chunks. What
-it computes is a function of the steps and of the sampled ids agreed in-band, of nothing else.
+fields below: release, park, save, fork, restore, admit, then the decode iterations, then the
+chunks. What it computes is a function of the steps and of the sampled ids agreed in-band, of
+nothing else.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cluster.core.ids import Epoch, Seq, Slot
+from cluster.core.ids import Entry, Epoch, Seq, Slot
 from cluster.core.sampling import Sampling
 
 
@@ -23,12 +24,33 @@ class Park:
 
 
 @dataclass(frozen=True, slots=True)
+class Save:
+    """What a parked slot holds is copied to disk in the background, under the name `entry`;
+    whether it got there is told apart from steps (shelf.py)."""
+
+    slot: Slot
+    entry: Entry
+    scope: str
+    ids: tuple[int, ...]
+    """Token ids of the slot's positions, all of them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Fork:
-    """A new slot begins with a copy of the first `keep` positions of a parked one."""
+    """A new slot begins with a copy of the first `keep` positions of another: of a parked one,
+    or of one whose prefill is under way or has just ended (a snapshot, with all it holds)."""
 
     source: Slot
     slot: Slot
     keep: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """A new slot begins with what every rank has staged under `entry`."""
+
+    slot: Slot
+    entry: Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +62,22 @@ class Admit:
     keep: int
     sampling: Sampling
     history: tuple[int, ...] = ()
-    """Prompt ids that the repetition penalty looks at; empty when it is off."""
+    """Prompt ids, as far as something looks at them: the repetition penalty, or drafts (then
+    all of them)."""
     generated: tuple[int, ...] = ()
-    """Ids already generated before a replay, which the penalties count; normally empty."""
+    """Ids already generated before a replay, which penalties, drafts and the grammar go on
+    from; normally empty."""
     end_ids: tuple[int, ...] = ()
     """Ids that end the answer. Once every row of a step has sampled one, its remaining
     iterations are left out, on all ranks alike: see `StepResult.decoded`."""
+    end_from: int = 0
+    """No end id is sampled at a position before this one (min_tokens)."""
+    logprobs: int | None = None
+    """How many of the likeliest ids are reported beside each sampled one; None for no report."""
+    grammar: str = ""
+    """What the answer must conform to, as llguidance takes it; empty for anything."""
+    draft: int = 0
+    """At most so many ids are drafted for it in one iteration; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +100,29 @@ class Step:
     release: tuple[Slot, ...] = ()
     """Slots to drop with all they hold, parked or still in the decode batch."""
     park: tuple[Park, ...] = ()
+    save: tuple[Save, ...] = ()
     fork: tuple[Fork, ...] = ()
+    restore: tuple[Restore, ...] = ()
     admit: tuple[Admit, ...] = ()
     decode: tuple[Slot, ...] = ()
     """Rows of the decode batch. Each iteration feeds a row its latest token and samples the
-    next one; the cache of each grows by one position an iteration."""
+    next one, and where drafts were accepted the ones after it; its cache grows by as many
+    positions. For the time of an iteration it may hold `draft` positions more."""
     iterations: int = 0
     """How many times to decode; 0 exactly when `decode` is empty."""
     chunks: tuple[Chunk, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """How likely one sampled id was, by the model's own distribution: before penalties, bias,
+    temperature and truncation."""
+
+    slot: Slot
+    logprob: float
+    """Natural logarithm."""
+    top: tuple[tuple[int, float], ...] = ()
+    """The likeliest ids with their logprobs, likeliest first; as many as were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +135,19 @@ class StepResult:
     """CRC-32 over the batch layout (slots and cache lengths) and all sampled ids; equal on
     all ranks or the epoch ends."""
     decoded: tuple[int, ...] = ()
-    """Sampled ids of the decode iterations, `n x len(decode)`, iteration by iteration. n is
-    `iterations`, or fewer when all rows have ended: iteration i is left out when every row had
-    sampled an end id by launch i - 2, counted over all launches of the epoch (that one is done
-    on every rank by then). Every rank knows the ids; only rank 0 fills them in."""
+    """Sampled ids of the decode iterations, iteration by iteration, and within one row by row;
+    one id each, unless `counts` says otherwise. The number of iterations done is `iterations`,
+    or fewer when all rows have ended: iteration i is left out when every row had sampled an end
+    id by launch i - 2, counted over all launches of the epoch (that one is done on every rank
+    by then), or by launch i - 1 where the launch had to wait for its ids anyway (drafts,
+    grammars). Every rank knows the ids; only rank 0 fills them in."""
+    counts: tuple[int, ...] = ()
+    """Ids that each row got in each iteration, iterations times rows; empty when all are 1."""
     prefilled: tuple[int, ...] = ()
     """Sampled ids of the chunks with `sample`, in their order. Filled in by rank 0."""
+    likelihoods: tuple[Likelihood, ...] = ()
+    """Of the ids in `decoded` and then `prefilled` whose sequences asked for it, in that order.
+    Filled in by rank 0."""
     decode_seconds: float = 0.0
     """Time that the decode iterations took on this rank, waits for other ranks included."""
     chunk_seconds: tuple[float, ...] = ()

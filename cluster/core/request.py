@@ -47,6 +47,14 @@ class Request:
     """Only prefixes computed under the same scope are reused (one per API key)."""
     deadline: float | None = None
     """By this time on the coordinator's clock it must be done, or it is cancelled."""
+    min_tokens: int = 0
+    """No end id is sampled before the answer has so many tokens."""
+    logprobs: int | None = None
+    """How many of the likeliest ids are reported with each token; None for no report."""
+    grammar: str = ""
+    """What the answer must conform to, as llguidance takes it; empty for anything."""
+    draft: int = 0
+    """At most so many ids are drafted in one iteration; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +88,27 @@ class Order:
     """None: as much as the context leaves."""
     stop: tuple[str, ...] = ()
     """The answer ends before the first of these strings; they are no part of its text."""
+    min_tokens: int = 0
+    """As in Request."""
+    ignore_eos: bool = False
+    """End ids are tokens like others: the answer goes on to max_tokens."""
+    logprobs: int | None = None
+    """As in Request."""
+    grammar: str = ""
+    """As in Request."""
     scope: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token of the answer and how likely it was, with the likeliest others."""
+
+    token: str
+    """Its text; parts of a character show as U+FFFD."""
+    data: bytes
+    """Its bytes."""
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +119,5 @@ class Piece:
     """May be empty: the text of a token can be held back."""
     tokens: int
     """How many tokens it stands for."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One for each token when asked for, an end id excepted."""

@@ -1,159 +1,206 @@
-"""The decode batch: rows in the order of the plan, rebuilt only where they change.
+"""The decode batch: which rows there are, in which bundles, and their latest tokens.
 
-One row works on its slot's own caches, without padding or mask, as plain mlx-lm does. Several
-rows share merged caches, padded on the left to the longest: mlx-lm's `merge` and `extend` for
-rows that join, `filter` and `extract` for rows that leave.
+Rows of very different lengths are not bundled: every row of a bundle takes the room, and the
+attention the time, of its longest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import CacheList
 
 from cluster.core.errors import StepRefused
 from cluster.core.ids import Slot
-from cluster.engine.slots import Caches, SlotTable, start, states
+from cluster.engine.bundle import Bundle, Merged, Ragged, Single, bundle_of
+from cluster.engine.slots import SlotTable, start, states
+
+ALIKE = 512
+"""Rows up to this length are bundled whatever their lengths; above it, the longest may be at
+most half as long again as the shortest."""
+
+
+@dataclass(slots=True)
+class _Part:
+    """One bundle of the batch."""
+
+    slots: list[Slot]
+    bundle: Bundle
 
 
 class DecodeBatch:
-    """The rows being decoded and their latest tokens, all on the device."""
+    """The rows being decoded, on the device. Row order is its own: part by part."""
 
-    def __init__(self, model: Any, slots: SlotTable) -> None:
+    def __init__(self, model: Any, slots: SlotTable, *, alone: bool) -> None:
+        """`alone` says that no other rank computes the same."""
         self._model = model
+        self._alone = alone
         self._slots = slots
-        self._rows: list[Slot] = []
+        self._parts: list[_Part] = []
         self._tokens: mx.array | None = None
-        """Latest token of each row, int32 `[rows]`."""
-        self._merged: Caches | None = None
-        """The rows' caches when they are merged; None while each row has its own."""
+        """Latest token of each row, int32 `[rows]`; None when the rows have changed and each
+        slot has its own."""
 
     @property
     def rows(self) -> tuple[Slot, ...]:
         """Slots in the order of the rows."""
-        return tuple(self._rows)
+        return tuple(slot for part in self._parts for slot in part.slots)
 
     def leave(self, slots: Collection[Slot]) -> None:
         """Give those of `slots` that are rows their own caches and latest token back."""
-        self._part([row for row in self._rows if row not in slots])
+        leaving = [slot for slot in self.rows if slot in slots]
+        if not leaving:
+            return
+        self._hand_back()
+        freed: list[mx.array] = []
+        for slot in leaving:
+            part = next(part for part in self._parts if slot in part.slots)
+            freed += self._take(part, slot)
+            if len(part.slots) == 1 and not isinstance(part.bundle, Single):
+                freed += self._separate(part)
+        self._parts = [part for part in self._parts if part.slots]
+        # Computed now: an unevaluated copy would keep the whole batch's buffers alive, and
+        # every later write to them would copy them first.
+        start(freed)
 
     def arrange(self, rows: tuple[Slot, ...]) -> None:
         """Make `rows` the batch; rows that are no longer in it get their caches back.
 
         Raises StepRefused when a slot is named twice, empty, or has no token to go on from.
         """
-        alone = self._merged is not None and len(rows) == 1
-        if rows == tuple(self._rows) and not alone:
+        mine = set(self.rows)
+        wanted = set(rows)
+        if wanted == mine and len(rows) == len(mine):
             return
-        if len(set(rows)) != len(rows):
+        if len(wanted) != len(rows):
             raise StepRefused(f"a slot is named twice in decode {list(rows)}")
         for slot in rows:
-            if self._slots[slot].latest is None and slot not in self._rows:
+            if self._slots[slot].latest is None and slot not in mine:
                 raise StepRefused(f"slot {slot} is to decode, but no token was sampled in it yet")
-        # A single row is faster on caches of its own.
-        self._part([] if alone else [row for row in self._rows if row in rows])
-        self._join([slot for slot in rows if slot not in self._rows])
-        self._order(rows)
+        self.leave(mine - wanted)
+        self._hand_back()
+        for slot in rows:
+            if slot not in mine:
+                self._join(slot)
 
-    def forward(self) -> mx.array:
-        """Feed each row its latest token: logits `[rows, vocab]`. Lengths grow by one."""
-        assert self._tokens is not None
-        inputs = self._tokens[:, None]
-        if self._merged is not None:
-            logits: mx.array = self._model(inputs, cache=self._merged)[:, -1]
-        elif len(self._rows) == 1:
-            logits = self._model(inputs, cache=self._slots[self._rows[0]].caches)[:, -1]
-        else:
-            each = [
-                self._model(inputs[i : i + 1], cache=self._slots[slot].caches)[:, -1]
-                for i, slot in enumerate(self._rows)
-            ]
-            logits = mx.concatenate(each)
-        for slot in self._rows:
-            self._slots[slot].length += 1
-        return logits
+    def forward(self, drafts: Mapping[Slot, Sequence[int]] | None = None) -> mx.array:
+        """Feed each row its latest token, and what was drafted for it: logits `[n, vocab]`, one
+        for each row's token followed by its drafts. Lengths grow by one; by `settle` for
+        drafts."""
+        tokens = self._latest()
+        if len(self._parts) == 1:
+            return self._forward(self._parts[0], tokens, drafts or {})
+        logits: list[mx.array] = []
+        done = 0
+        for part in self._parts:
+            here = tokens[done : done + len(part.slots)]
+            done += len(part.slots)
+            logits.append(self._forward(part, here, drafts or {}))
+            if not self._alone:
+                # Nothing else says in which order the parts' collectives are issued, and it
+                # must be the same on every rank.
+                start([logits[-1], *part.bundle.states()])
+        return mx.concatenate(logits)
 
     def advance(self, ids: mx.array) -> None:
         """`ids`, int32 `[rows]`, are the rows' latest tokens now."""
         self._tokens = ids
 
+    def settle(self, drafted: int, accepted: Mapping[Slot, Sequence[int]]) -> None:
+        """It is known what came of the drafts, which were at most `drafted` ids for a row: each
+        row goes on behind its `accepted` ids, of which there is at least one."""
+        for part in self._parts:
+            for slot in part.slots:
+                self._slots[slot].length += len(accepted[slot]) - 1
+            if isinstance(part.bundle, Single):
+                width = 1 + drafted
+                part.bundle.cut(width - len(accepted[part.slots[0]]))
+        self._tokens = mx.array([accepted[slot][-1] for slot in self.rows], dtype=mx.int32)
+
     def states(self) -> list[mx.array]:
         """Every array of the rows' caches."""
-        if self._merged is not None:
-            return states(self._merged)
-        return [array for slot in self._rows for array in states(self._slots[slot].caches)]
+        return [array for part in self._parts for array in part.bundle.states()]
 
-    def _part(self, stay: list[Slot]) -> None:
-        """Keep the rows `stay`, in their order; all others leave."""
-        if stay == self._rows:
+    def _forward(
+        self, part: _Part, tokens: mx.array, drafts: Mapping[Slot, Sequence[int]]
+    ) -> mx.array:
+        sequences = [self._slots[slot] for slot in part.slots]
+        width = 1 + max((len(draft) for draft in drafts.values()), default=0)
+        inputs = tokens[:, None]
+        if width > 1:
+            padded = [[*drafts[s], *[0] * (width - 1 - len(drafts[s]))] for s in part.slots]
+            inputs = mx.concatenate([inputs, mx.array(padded, dtype=mx.int32)], axis=1)
+        caches = part.bundle.begin([sequence.length for sequence in sequences], width)
+        logits: mx.array = self._model(inputs, cache=caches)
+        for sequence in sequences:
+            sequence.length += 1
+        if width == 1:
+            return logits[:, -1]
+        wanted = [
+            row * width + i for row, s in enumerate(part.slots) for i in range(1 + len(drafts[s]))
+        ]
+        return logits.reshape(-1, logits.shape[-1])[mx.array(wanted)]
+
+    def _latest(self) -> mx.array:
+        if self._tokens is None:
+            self._tokens = mx.concatenate([_token(self._slots, slot) for slot in self.rows])
+        return self._tokens
+
+    def _hand_back(self) -> None:
+        """Rows are about to change: each slot gets its latest token."""
+        if self._tokens is None:
             return
-        assert self._tokens is not None
-        index = {slot: i for i, slot in enumerate(self._rows)}
-        freed: list[mx.array] = []
-        for slot, i in index.items():
-            if slot in stay:
+        for row, slot in enumerate(self.rows):
+            self._slots[slot].latest = self._tokens[row : row + 1]
+        self._tokens = None
+
+    def _take(self, part: _Part, slot: Slot) -> list[mx.array]:
+        """Take one row out of its part; the arrays that are its own now."""
+        sequence = self._slots[slot]
+        row = part.slots.index(slot)
+        sequence.caches = part.bundle.leave(row, sequence.length)
+        last = part.slots.pop()
+        if last != slot:
+            part.slots[row] = last
+        token = _token(self._slots, slot)
+        return [token, *states(sequence.caches)]
+
+    def _separate(self, part: _Part) -> list[mx.array]:
+        """A row that is left alone is faster on caches of its own."""
+        slot = part.slots[0]
+        freed = self._take(part, slot)
+        part.slots = [slot]
+        part.bundle = Single(self._slots[slot].caches)
+        return freed
+
+    def _join(self, slot: Slot) -> None:
+        """Add a row to the first part that takes it, or by itself."""
+        sequence = self._slots[slot]
+        for part in self._parts:
+            if not _alike([*(self._slots[s].length for s in part.slots), sequence.length]):
                 continue
-            sequence = self._slots[slot]
-            sequence.latest = self._tokens[i : i + 1]
-            freed.append(sequence.latest)
-            if self._merged is not None:
-                sequence.caches = [cache.extract(i) for cache in self._merged]
-                freed.extend(states(sequence.caches))
-        # Computed now: an unevaluated copy would keep the whole batch's buffers alive, and
-        # every later write to them would copy them first.
-        start(freed)
-        self._filter([index[slot] for slot in stay])
-        self._rows = stay
-
-    def _join(self, joining: list[Slot]) -> None:
-        """Append the rows `joining`."""
-        if not joining:
-            return
-        arrivals = [self._slots[slot] for slot in joining]
-        latest = [sequence.latest for sequence in arrivals if sequence.latest is not None]
-        before = [self._tokens] if self._tokens is not None else []
-        self._tokens = mx.concatenate(before + latest)
-        together = [self._slots[slot].caches for slot in self._rows] if not self._merged else []
-        together += [sequence.caches for sequence in arrivals]
-        if (self._merged or len(together) > 1) and all(map(_mergeable, together)):
-            columns: list[list[Any]] = [list(layer) for layer in zip(*together, strict=True)]
-            merged = [type(layer[0]).merge(layer) for layer in columns]
-            if self._merged is None:
-                self._merged = merged
+            if isinstance(part.bundle, Ragged | Merged):
+                part.bundle.join(sequence.caches, sequence.length)
             else:
-                for mine, theirs in zip(self._merged, merged, strict=True):
-                    mine.extend(theirs)
-            for slot in [*self._rows, *joining]:
-                self._slots[slot].caches = []
-        self._rows = [*self._rows, *joining]
-
-    def _order(self, rows: tuple[Slot, ...]) -> None:
-        """Permute the rows into the order of the plan."""
-        if tuple(self._rows) != rows:
-            self._filter([self._rows.index(slot) for slot in rows])
-            self._rows = list(rows)
-
-    def _filter(self, keep: list[int]) -> None:
-        """Take rows `keep`, in that order, from the tokens and the merged caches."""
-        if not keep:
-            self._tokens = None
-            self._merged = None
+                both = [self._slots[part.slots[0]], sequence]
+                bundle = bundle_of([s.caches for s in both], [s.length for s in both])
+                if bundle is None:
+                    continue
+                part.bundle = bundle
+                both[0].caches = []
+            part.slots.append(slot)
+            sequence.caches = []
             return
-        assert self._tokens is not None
-        index = mx.array(keep)
-        self._tokens = self._tokens[index]
-        for cache in self._merged or ():
-            cache.filter(index)
+        self._parts.append(_Part([slot], Single(sequence.caches)))
 
 
-def _mergeable(caches: Caches) -> bool:
-    """True when mlx-lm can make one batch of such caches."""
+def _token(slots: SlotTable, slot: Slot) -> mx.array:
+    latest = slots[slot].latest
+    assert latest is not None  # arrange has checked it
+    return latest
 
-    def one(cache: Any) -> bool:
-        if isinstance(cache, CacheList):
-            return all(one(part) for part in cache.caches)
-        return hasattr(type(cache), "merge")
 
-    return all(one(cache) for cache in caches)
+def _alike(lengths: Sequence[int]) -> bool:
+    return max(lengths) <= max(ALIKE, 1.5 * min(lengths))

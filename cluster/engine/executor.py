@@ -1,100 +1,116 @@
 """One step of the plan, turned into launches on the device.
 
-A launch is one graph handed to MLX: a decode iteration of the whole batch or one prefill
-chunk. Nothing here waits for a result, so the next launch can be built while one computes.
+Nothing here waits for a result, so the next launch can be built while one computes; where a
+launch depends on ids that must be known first, it says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Iterator, Sequence
 
 import mlx.core as mx
-from mlx_lm.models.cache import make_prompt_cache
 
 from cluster.core.errors import StepRefused
 from cluster.core.ids import Slot
-from cluster.core.plan import Admit, Chunk, Park, Step
+from cluster.core.plan import Admit, Chunk, Park, Restore, Save, Step
 from cluster.engine.agree import Agreement
 from cluster.engine.batch import DecodeBatch
+from cluster.engine.draft import Drafter
+from cluster.engine.grammar import Grammars
 from cluster.engine.group import Group
+from cluster.engine.launch import Launch, Turn
 from cluster.engine.loader import LoadedModel
 from cluster.engine.sampler import Sampler
+from cluster.engine.shelf import Shelf
 from cluster.engine.slots import SlotTable, start, states
 
 SPLIT = 128
 """A last chunk of more tokens than this is forwarded in two, so that the output layer, often
 the widest, is computed for one position only."""
-
-
-@dataclass(slots=True)
-class Turn:
-    """One sequence's stay in a slot, for as long as it may be decoded."""
-
-    end_ids: frozenset[int]
-    ended: bool = False
-    """It is known to have sampled an end id."""
-
-
-@dataclass(slots=True)
-class Launch:
-    """Work under way on the device."""
-
-    rows: tuple[Slot, ...]
-    turns: tuple[Turn, ...]
-    """Of each row."""
-    lengths: tuple[int, ...]
-    """Cache length of each row after the launch."""
-    chunk: bool
-    """A prefill chunk; otherwise a decode iteration."""
-    done: mx.array
-    """The sampled ids, int32 `[rows]`, or empty for a chunk that samples nothing. Used by
-    nobody else, so that another thread may wait for it."""
+VERIFIED = 16
+"""Positions of one iteration with drafts, all rows together: about as many as take little
+longer than one, because reading the weights is most of the work."""
 
 
 class Executor:
     """Slots, batch and sampler of one rank. Lives on the engine thread."""
 
-    def __init__(self, loaded: LoadedModel, group: Group | None) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        group: Group | None,
+        *,
+        grammars: Callable[[int], Grammars] | None = None,
+        shelf: Shelf | None = None,
+    ) -> None:
+        """`grammars` makes rank 0's, given the vocabulary; without a `shelf`, nothing can be
+        saved."""
+        self._loaded = loaded
         self._model = loaded.model
         self._agreement = Agreement(group)
+        self._shelf = shelf
         self.vocab = self._warm_up()
         """Number of ids that the model tells apart."""
+        samples = self._agreement.samples
+        self._grammars = grammars(self.vocab) if grammars is not None and samples else None
         self._slots = SlotTable(loaded)
-        self._batch = DecodeBatch(self._model, self._slots)
+        self._batch = DecodeBatch(self._model, self._slots, alone=group is None)
         self._sampler = Sampler(self.vocab)
         self._turns: dict[Slot, Turn] = {}
+        self._unsettled = False
+        """The latest launch changed what only its ids can tell: lengths, a grammar's state."""
 
-    def run(self, step: Step) -> Iterator[Launch]:
-        """Apply `step`, a launch at a time: each `next` builds one and hands it to MLX.
+    def run(self, step: Step) -> Iterator[Launch | None]:
+        """Apply `step`, a launch at a time: each `next` builds one and hands it to MLX; or
+        gives None, and must not be called again until `note` was told of all launches.
 
         Parts are applied in the order of `plan.Step`. Raises StepRefused when the step names
         a slot or position that can't be meant; state is then undefined and the epoch over.
         Iterations are left out once `note` has said that every row has ended.
         """
+        if self._unsettled:
+            yield None
         self._edit(step)
         if (step.iterations > 0) != bool(step.decode) or step.iterations < 0:
             raise StepRefused(f"{step.iterations} iterations of {len(step.decode)} rows")
         if step.decode:
             self._batch.arrange(step.decode)
-        turns = self._turns_of(step.decode)
+        turns = self._turns_of(self._batch.rows)
         for _ in range(step.iterations):
+            if self._unsettled or self._must_know(turns):
+                yield None
             if all(turn.ended for turn in turns):
                 break
-            yield self._decode()
+            yield self._decode(turns)
         for chunk in step.chunks:
+            if self._unsettled:
+                yield None
             yield self._prefill(chunk)
 
-    def note(self, launch: Launch, ids: list[int]) -> None:
+    def note(self, launch: Launch, ids: Sequence[int]) -> None:
         """The ids that a launch sampled are known. To be called between the same launches on
-        every rank, since it decides which are left out."""
-        for turn, token in zip(launch.turns, ids, strict=False):  # no ids without `sample`
-            turn.ended = turn.ended or token in turn.end_ids
+        every rank, since it decides what comes next."""
+        accepted = launch.accept(ids)
+        for i, got in enumerate(accepted):
+            turn = launch.turns[i]
+            if turn.drafter is not None:
+                turn.drafter.note(got, len(launch.drafts[i]) if launch.drafts else 0)
+            if turn.constrained and not turn.ended and self._grammars is not None:
+                for token in got:
+                    self._grammars.note(launch.rows[i], token)
+            turn.ended = turn.ended or not turn.end_ids.isdisjoint(got)
+        if launch.drafts:
+            width = max(map(len, launch.drafts))
+            self._batch.settle(width, dict(zip(launch.rows, accepted, strict=True)))
+        self._unsettled = False
 
     @property
     def slots(self) -> int:
         """How many slots hold a sequence or a parked prefix."""
         return len(self._slots)
+
+    # Edits
 
     def _edit(self, step: Step) -> None:
         self._batch.leave({*step.release, *(park.slot for park in step.park)})
@@ -103,8 +119,13 @@ class Executor:
             self._leave(slot)
         for park in step.park:
             self._park(park)
+        for save in step.save:
+            self._save(save)
         for fork in step.fork:
+            self._batch.leave((fork.source,))
             self._slots.fork(fork.source, fork.slot, fork.keep)
+        for restore in step.restore:
+            self._restore(restore)
         for admit in step.admit:
             self._admit(admit)
 
@@ -115,67 +136,162 @@ class Executor:
         # An edit may leave lazy copies behind; computed now, they free what they came from.
         start(states(self._slots[park.slot].caches))
 
-    def _leave(self, slot: Slot) -> None:
-        """The sequence in `slot` has ended."""
-        self._sampler.drop(slot)
-        self._turns.pop(slot, None)
+    def _save(self, save: Save) -> None:
+        if self._shelf is None:
+            raise StepRefused(f"slot {save.slot} is to be saved, but there is no folder for it")
+        sequence = self._slots[save.slot]
+        if sequence.length != len(save.ids):
+            raise StepRefused(f"slot {save.slot} holds {sequence.length}, not {len(save.ids)}")
+        self._shelf.save(save.entry, save.scope, save.ids, copy.deepcopy(sequence.caches))
 
-    def _turns_of(self, rows: tuple[Slot, ...]) -> tuple[Turn, ...]:
-        try:
-            return tuple(self._turns[slot] for slot in rows)
-        except KeyError as error:
-            raise StepRefused(f"slot {error} has no sequence") from None
+    def _restore(self, restore: Restore) -> None:
+        if self._shelf is None:
+            raise StepRefused(f"slot {restore.slot} is to be restored, but nothing is on disk")
+        self._slots.put(restore.slot, *self._shelf.adopt(restore.entry))
 
     def _admit(self, admit: Admit) -> None:
         if admit.slot not in self._slots:
             self._slots.create(admit.slot)
         self._slots.trim(admit.slot, admit.keep)
-        self._turns[admit.slot] = Turn(frozenset(admit.end_ids))
+        drafts = admit.draft > 0 and self._loaded.trimmable
+        ids = [*admit.history, *admit.generated]
+        self._turns[admit.slot] = Turn(
+            frozenset(admit.end_ids),
+            constrained=bool(admit.grammar),
+            drafter=Drafter(ids, admit.draft) if drafts else None,
+        )
         if self._agreement.samples:
-            self._sampler.admit(admit.slot, admit.sampling, admit.history, admit.generated)
+            self._sampler.admit(admit)
+            if self._grammars is not None:
+                self._grammars.admit(admit)
 
-    def _decode(self) -> Launch:
+    def _leave(self, slot: Slot) -> None:
+        """The sequence in `slot` has ended."""
+        self._sampler.drop(slot)
+        if self._grammars is not None:
+            self._grammars.drop(slot)
+        self._turns.pop(slot, None)
+
+    # Launches
+
+    def _must_know(self, turns: Sequence[Turn]) -> bool:
+        """True when the next iteration depends on ids that may not be known yet."""
+        drafting = len(turns) <= VERIFIED // 2
+        return any(
+            not turn.ended
+            and (
+                turn.constrained or (drafting and turn.drafter is not None and turn.drafter.active)
+            )
+            for turn in turns
+        )
+
+    def _decode(self, turns: tuple[Turn, ...]) -> Launch:
         rows = self._batch.rows
-        logits = self._batch.forward()
+        drafts = self._drafts(turns)
+        self._begin_masks(rows)
+        logits = self._batch.forward(dict(zip(rows, drafts, strict=True)) if drafts else None)
         lengths = tuple(self._slots[slot].length for slot in rows)
-        ids = self._next(rows, logits, lengths)
-        self._batch.advance(ids)
-        done = self._start(rows, ids, self._batch.states())
-        return Launch(rows, self._turns_of(rows), lengths, False, done)
+        if drafts:
+            # One row of logits for each id that may be sampled.
+            each = list(zip(rows, lengths, map(len, drafts), strict=True))
+            slots = tuple(slot for slot, _, count in each for _ in range(1 + count))
+            places = tuple(length + i for _, length, count in each for i in range(1 + count))
+            lengths = tuple(length + count for _, length, count in each)
+        else:
+            slots, places = rows, lengths
+        launch = self._launch(rows, turns, lengths, logits, slots, places)
+        launch.drafts = drafts
+        self._unsettled = self._unsettled or bool(drafts)
+        if not drafts:
+            self._batch.advance(launch.done)
+        self._hand_over(launch, self._batch.states())
+        return launch
 
     def _prefill(self, chunk: Chunk) -> Launch:
         sequence = self._slots[chunk.slot]
         self._check(chunk, sequence.length)
         self._batch.leave((chunk.slot,))
+        rows = (chunk.slot,)
+        turns = self._turns_of(rows)
+        if chunk.sample:
+            self._begin_masks(rows)
         tokens = mx.array(chunk.tokens, dtype=mx.int32)[None]
         last = 1 if chunk.sample and len(chunk.tokens) > SPLIT else len(chunk.tokens)
         if last < len(chunk.tokens):
             self._model(tokens[:, :-last], cache=sequence.caches)
         logits = self._model(tokens[:, -last:], cache=sequence.caches)
         sequence.length += len(chunk.tokens)
-        rows, lengths = (chunk.slot,), (sequence.length,)
-        # Without `sample` nothing asks for the logits, so they are never computed.
-        ids = self._next(rows, logits[:, -1], lengths) if chunk.sample else None
-        sequence.latest = ids
-        done = self._start(rows, ids, states(sequence.caches))
-        return Launch(rows, self._turns_of(rows), lengths, True, done)
+        lengths = (sequence.length,)
+        if chunk.sample:
+            launch = self._launch(rows, turns, lengths, logits[:, -1], rows, lengths)
+            sequence.latest = launch.done
+        else:
+            # Nothing asks for the logits, so they are never computed.
+            launch = Launch(rows, turns, lengths, True, mx.zeros((0,), dtype=mx.int32))
+            sequence.latest = None
+        launch.chunk = True
+        self._hand_over(launch, states(sequence.caches))
+        return launch
 
-    def _next(self, rows: tuple[Slot, ...], logits: mx.array, lengths: tuple[int, ...]) -> mx.array:
-        """Sample on rank 0 and agree: int32 `[rows]`."""
-        # With n positions in the cache, the token being sampled is at position n.
-        chosen = self._sampler.sample(rows, logits, lengths) if self._agreement.samples else None
-        return self._agreement.agree(logits, chosen)
+    def _launch(
+        self,
+        rows: tuple[Slot, ...],
+        turns: tuple[Turn, ...],
+        lengths: tuple[int, ...],
+        logits: mx.array,
+        slots: tuple[Slot, ...],
+        places: Sequence[int],
+    ) -> Launch:
+        """Sample on rank 0 and agree: `logits` are `[n, vocab]`, of which row i belongs to
+        `slots[i]` and gives the id at position `places[i]`."""
+        chosen, report = None, None
+        if self._agreement.samples:
+            allowed = self._masks(slots, logits)
+            chosen = self._sampler.sample(slots, logits, places, allowed)
+            report = self._sampler.report(slots, logits, chosen)
+        ids = self._agreement.agree(logits, chosen)
+        self._unsettled = any(turn.constrained for turn in turns)
+        return Launch(rows, turns, lengths, False, ids, report=report)
 
-    def _start(
-        self, rows: tuple[Slot, ...], ids: mx.array | None, caches: list[mx.array]
-    ) -> mx.array:
-        """Hand the graph to MLX; the result becomes available when all of it is computed."""
+    def _begin_masks(self, rows: tuple[Slot, ...]) -> None:
+        """What grammars allow next is worked out while the forward pass is built and computed."""
+        if self._grammars is not None:
+            self._grammars.begin(rows)
+
+    def _masks(self, slots: tuple[Slot, ...], logits: mx.array) -> mx.array | None:
+        """What grammars allow, bool `[n, vocab]`; None when there are none."""
+        if self._grammars is None or not any(slot in self._grammars for slot in slots):
+            return None
+        start([logits])
+        allowed = self._grammars.allowed(slots)
+        return None if allowed is None else mx.array(allowed)
+
+    def _drafts(self, turns: tuple[Turn, ...]) -> tuple[tuple[int, ...], ...]:
+        """What is drafted for each row; empty when nothing is for any."""
+        most = VERIFIED // len(turns) - 1
+        if most < 1:
+            return ()
+        drafts = tuple(
+            turn.drafter.draft(most) if turn.drafter is not None and not turn.ended else ()
+            for turn in turns
+        )
+        return drafts if any(drafts) else ()
+
+    def _hand_over(self, launch: Launch, caches: list[mx.array]) -> None:
+        """Hand the graph to MLX; `done` becomes available when all of it is computed."""
         # The caches are evaluated with the ids: some (linear attention's) are no ancestors of
         # the logits, and every rank must issue the same collectives.
-        result = mx.zeros((0,), dtype=mx.int32) if ids is None else ids
-        done: mx.array = mx.depends(result, [*caches, *self._sampler.states(rows)])
-        start([done])
-        return done
+        more = [*caches, *self._sampler.states(launch.rows)]
+        if launch.report is not None:
+            more += launch.report.arrays
+        launch.done = mx.depends(launch.done, more)
+        start([launch.done])
+
+    def _turns_of(self, rows: tuple[Slot, ...]) -> tuple[Turn, ...]:
+        try:
+            return tuple(self._turns[slot] for slot in rows)
+        except KeyError as error:
+            raise StepRefused(f"slot {error} has no sequence") from None
 
     def _check(self, chunk: Chunk, length: int) -> None:
         if chunk.start != length:
@@ -189,7 +305,7 @@ class Executor:
 
     def _warm_up(self) -> int:
         """Compile what a first request needs, on all ranks alike; returns the vocabulary."""
-        caches = make_prompt_cache(self._model)
+        caches = self._loaded.new_caches()
         ids = mx.zeros((8,), dtype=mx.int32)
         vocab = 0
         for _ in range(2):

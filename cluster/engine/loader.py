@@ -9,17 +9,13 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.models.cache import (
-    CacheList,
-    ConcatenateKVCache,
-    KVCache,
-    QuantizedKVCache,
-    make_prompt_cache,
-)
 from mlx_lm.utils import load_model
 
+from cluster.core.cluster import ShardPlan
 from cluster.core.errors import CannotShard, ModelUnavailable
+from cluster.engine.caches import CacheKind, inspect
 from cluster.engine.group import Group
+from cluster.engine.stage import pipeline
 
 Progress = Callable[[float], None]
 """Told the fraction of the weights that is in memory, 0 to 1."""
@@ -27,52 +23,56 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model whose weights are in memory."""
+    """A model whose weights are in memory: the whole of it, or this rank's shard or stage."""
 
     model: Any
     """`model(tokens int [rows, T], cache=caches) -> logits [rows, T, vocab]`."""
-    trimmable: bool
-    """Every layer's cache can be cut at any position."""
+    caches: CacheKind
     weight_bytes: int
-    """Of this rank's shard."""
+    """Of this rank."""
+
+    def new_caches(self) -> list[Any]:
+        """Empty caches for one sequence, one for each of this rank's layers."""
+        return self.caches.new()
+
+    @property
+    def trimmable(self) -> bool:
+        """Every layer's cache can be cut at any position."""
+        return self.caches.trimmable
 
 
-def load(folder: Path, group: Group | None, progress: Progress) -> LoadedModel:
-    """Read `folder`, keep this rank's shard, and evaluate it layer by layer.
+def load(
+    folder: Path, plan: ShardPlan, group: Group | None, progress: Progress, kv_bits: int = 0
+) -> LoadedModel:
+    """Read `folder`, keep this rank's part by `plan`, and evaluate it layer by layer.
 
-    No code from the folder is run. Raises ModelUnavailable when the files can't be read or
-    mlx-lm does not know the architecture, and CannotShard when it can't be split over the
-    group after all (`placement.shard` should have said so before the group was formed).
+    No code from the folder is run, and no weight of another rank is read. Raises
+    ModelUnavailable when the files can't be read or mlx-lm does not know the architecture,
+    CannotShard when it can't be split over the group after all (`placement.shard` should have
+    said so before the group was formed), and BadConfiguration when the caches can't have
+    `kv_bits` bits.
     """
     try:
         model, _ = load_model(folder, lazy=True)
     except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
         raise ModelUnavailable(f"can't load the model in {folder}: {error}") from error
     model.eval()
-    if group is not None:
-        if not hasattr(model, "shard"):
-            raise CannotShard(f"mlx-lm has no shard() for {type(model).__module__}")
-        try:
-            model.shard(group)
-        except (AssertionError, ValueError) as error:
-            raise CannotShard(f"can't split {folder} over {group.size()} ranks: {error}") from error
-    weight_bytes = _evaluate(model, progress)
-    return LoadedModel(model, is_trimmable(model), weight_bytes)
+    forward: Any = model
+    if group is not None and plan.kind == "pipeline":
+        forward = pipeline(model, group)
+    elif group is not None:
+        _shard(model, group)
+    kind = inspect(model, kv_bits)
+    return LoadedModel(forward, kind, _evaluate(model, progress))
 
 
-def is_trimmable(model: Any) -> bool:
-    """True when a fresh prompt cache of `model` has only caches that can be cut anywhere.
-
-    A list of known types, as `is_trimmable()` of a sliding window's cache answers for this
-    moment only.
-    """
-
-    def cuttable(cache: Any) -> bool:
-        if isinstance(cache, CacheList):
-            return all(cuttable(part) for part in cache.caches)
-        return type(cache) in (KVCache, ConcatenateKVCache, QuantizedKVCache)
-
-    return all(cuttable(cache) for cache in make_prompt_cache(model))
+def _shard(model: Any, group: Group) -> None:
+    if not hasattr(model, "shard"):
+        raise CannotShard(f"mlx-lm has no shard() for {type(model).__module__}")
+    try:
+        model.shard(group)
+    except (AssertionError, ValueError) as error:
+        raise CannotShard(f"can't split it over {group.size()} ranks: {error}") from error
 
 
 def _evaluate(model: Any, progress: Progress) -> int:

@@ -1,9 +1,10 @@
 """The step loop: steps in, results out.
 
 The engine thread builds launches and hands them to MLX, at most two ahead of what is done,
-across the ends of steps too. The waiter thread waits for the device and answers; were the
-engine thread to answer, a result would wait for the next launch to be built, which on a CPU
-takes nearly as long as computing it. Neither looks at the time, except to report it.
+across the ends of steps too; where the next one depends on ids, it waits for them. The waiter
+thread waits for the device and answers; were the engine thread to answer, a result would wait
+for the next launch to be built, which on a CPU takes nearly as long as computing it. Neither
+looks at the time, except to report it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import threading
 import time
 import zlib
 from array import array
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -21,11 +21,14 @@ import mlx.core as mx
 
 from cluster.core.errors import StepRefused
 from cluster.core.ids import Epoch, Seq
-from cluster.core.plan import Step, StepResult
-from cluster.engine.executor import Executor, Launch
+from cluster.core.plan import Likelihood, Step, StepResult
+from cluster.engine.executor import Executor
+from cluster.engine.launch import Launch
 
 OUTSTANDING = 2
 """Launches on the device at the same time."""
+_END = object()
+"""The step has no more launches."""
 PENDING = 4
 """Steps that were taken and not answered yet; one more is refused."""
 
@@ -37,7 +40,10 @@ class _Work:
     step: Step
     digest: int
     decoded: list[int] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
     prefilled: list[int] = field(default_factory=list)
+    decoded_likelihoods: list[Likelihood] = field(default_factory=list)
+    prefilled_likelihoods: list[Likelihood] = field(default_factory=list)
     decode_seconds: float = 0.0
     chunk_seconds: list[float] = field(default_factory=list)
 
@@ -75,8 +81,8 @@ class StepLoop:
         """What the waiter waits for: launches, and after its launches each step."""
         self._permits = threading.Semaphore(OUTSTANDING)
         """One for each launch that may be on the device."""
-        self._landed: deque[tuple[Launch, list[int]]] = deque()
-        """Launches that are done, with their ids, not yet noted."""
+        self._landed: queue.SimpleQueue[tuple[Launch, list[int]] | None] = queue.SimpleQueue()
+        """Launches that are done, with their ids, not yet noted; None when there is a failure."""
         self._launched = 0
         self._noted = 0
         self._failure: Exception | None = None
@@ -128,24 +134,32 @@ class StepLoop:
         """Launch all of a step, as launches before it get done."""
         work = _Work(step, zlib.crc32(_pack(step.seq)))
         launches = self._executor.run(step)
+        ahead = 1
         while True:
             self._permits.acquire()
             self._check()
-            self._note()
+            self._note(ahead)
             started = time.monotonic()
-            launch = next(launches, None)
-            if launch is None:
+            launch = next(launches, _END)
+            if isinstance(launch, Launch):
+                self._launched += 1
+                self._outbox.put(_Flight(work, launch, started))
+            else:
                 self._permits.release()
-                break
-            self._launched += 1
-            self._outbox.put(_Flight(work, launch, started))
+                if launch is _END:
+                    break
+            ahead = 0 if launch is None else 1
         self._outbox.put(work)
 
-    def _note(self) -> None:
-        """Tell the executor of all launches but the latest. Those are done on every rank when
-        the next one is built; whether the latest is, may differ, so it is never looked at."""
-        while self._noted < self._launched - 1:
-            self._executor.note(*self._landed.popleft())
+    def _note(self, ahead: int) -> None:
+        """Tell the executor of all launches but the latest `ahead`, and wait for them. With 1,
+        that is of all but the latest: those are done on every rank when the next one is built;
+        whether the latest is, may differ, so it is not looked at unless all ranks wait for it."""
+        while self._noted < self._launched - ahead:
+            landed = self._landed.get()
+            self._check()
+            assert landed is not None  # only together with a failure
+            self._executor.note(*landed)
             self._noted += 1
 
     def _check(self) -> None:
@@ -162,6 +176,7 @@ class StepLoop:
                 ids: list[int] = item.launch.done.tolist()  # type: ignore[assignment]
             except Exception as error:  # noqa: BLE001 - raised on the engine thread
                 self._failure = error
+                self._landed.put(None)
                 self._permits.release()
                 self._inbox.put(None)
                 return
@@ -174,17 +189,32 @@ class StepLoop:
         # from when it was begun to be built: on a CPU, building waits for most of computing.
         seconds = now - max(flight.started, self._last_done)
         self._last_done = now
+        likelihoods = launch.report.read() if launch.report is not None else ()
         if launch.chunk:
             work.chunk_seconds.append(seconds)
             work.prefilled.extend(ids)
+            work.prefilled_likelihoods.extend(likelihoods)
         else:
             work.decode_seconds += seconds
-            work.decoded.extend(ids)
+            self._decoded(work, launch, ids, likelihoods)
         work.digest = zlib.crc32(_pack(*launch.rows, *launch.lengths, *ids), work.digest)
-        self._landed.append((launch, ids))
+        self._landed.put((launch, ids))
+
+    @staticmethod
+    def _decoded(
+        work: _Work, launch: Launch, ids: list[int], likelihoods: tuple[Likelihood, ...]
+    ) -> None:
+        """An iteration's ids, from the batch's order into the step's."""
+        accepted = dict(zip(launch.rows, launch.accept(ids), strict=True))
+        for slot in work.step.decode:
+            work.decoded.extend(accepted[slot])
+            work.counts.append(len(accepted[slot]))
+        by_slot = {likelihood.slot: likelihood for likelihood in likelihoods}
+        work.decoded_likelihoods.extend(by_slot[s] for s in work.step.decode if s in by_slot)
 
     def _answer(self, work: _Work) -> None:
         first = self._rank == 0
+        uneven = first and any(count != 1 for count in work.counts)
         result = StepResult(
             epoch=self._epoch,
             seq=work.step.seq,
@@ -194,6 +224,8 @@ class StepLoop:
             decode_seconds=work.decode_seconds,
             chunk_seconds=tuple(work.chunk_seconds),
             memory_bytes=mx.get_active_memory() + mx.get_cache_memory(),
+            counts=tuple(work.counts) if uneven else (),
+            likelihoods=(*work.decoded_likelihoods, *work.prefilled_likelihoods),
         )
         with self._lock:
             self._answered += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from threading import Thread
@@ -13,18 +14,28 @@ from typing import NoReturn
 import mlx.core as mx
 
 from cluster.core.cluster import EngineFacts, Hello, LaunchSpec
-from cluster.core.errors import NotAuthorized, ProtocolError, TandemError, VersionMismatch
+from cluster.core.errors import (
+    NotAuthorized,
+    ProtocolError,
+    StepRefused,
+    TandemError,
+    VersionMismatch,
+)
 from cluster.core.plan import Step, StepResult
+from cluster.core.shelf import ShelfNews, ShelfOrder, Shelved
 from cluster.core.versions import versions
 from cluster.engine import memory, stdio
 from cluster.engine.executor import Executor
+from cluster.engine.grammar import Grammars
 from cluster.engine.group import form_group
 from cluster.engine.loader import LoadedModel, load
 from cluster.engine.loop import StepLoop
+from cluster.engine.shelf import Shelf, open_shelf
 from cluster.model.config import read_config
 from cluster.model.digest import digest
 from cluster.model.folder import resolve
-from cluster.placement.shard import check_shard
+from cluster.placement.kv import check_kv_bits
+from cluster.placement.shard import check_plan
 from cluster.wire.engine_client import differences
 from cluster.wire.engine_server import EngineServer
 
@@ -39,8 +50,12 @@ class Engine:
         self._spec = spec
         self._events = events
         self._loop = asyncio.get_running_loop()
-        self._results: asyncio.Queue[StepResult | BaseException] = asyncio.Queue()
-        """Results in order; at the end, and then for good, why there will be no more."""
+        self._answers: asyncio.Queue[StepResult | ShelfNews | BaseException] = asyncio.Queue()
+        """Results in order and news as they come, no more than steps and orders were taken; at
+        the end, and then for good, why there will be no more."""
+        self._shelf: Shelf | None = None
+        """Set by the engine thread before it has loaded; None without a folder for it."""
+        self._shelved: tuple[Shelved, ...] = ()
         self._incarnation = 0
         self._loaded: Future[tuple[LoadedModel, StepLoop]] = Future()
         self.failure: asyncio.Future[BaseException] = self._loop.create_future()
@@ -67,18 +82,33 @@ class Engine:
         self._incarnation = theirs.incarnation
         return mine
 
+    def shelved(self) -> Sequence[Shelved]:
+        """See EngineHandler."""
+        return self._shelved
+
     def submit(self, step: Step) -> None:
         """See EngineHandler."""
         self._steps.submit(step)
 
-    async def next_result(self) -> StepResult:
+    def order(self, order: ShelfOrder) -> None:
         """See EngineHandler."""
-        result = await self._results.get()
-        if isinstance(result, StepResult):
-            return result
-        self._results.put_nowait(result)
+        if self._shelf is None:
+            raise StepRefused(f"to {order.verb} {order.entry}: this engine keeps nothing on disk")
+        self._shelf.order(order)
+
+    async def next_answer(self) -> StepResult | ShelfNews:
+        """See EngineHandler."""
+        answer = await self._answers.get()
+        if not isinstance(answer, BaseException):
+            return answer
+        self._answers.put_nowait(answer)
         rank = self._spec.plan.rank
-        raise ProtocolError(f"rank {rank}: {type(result).__name__}: {result}")
+        raise ProtocolError(f"rank {rank}: {type(answer).__name__}: {answer}")
+
+    def close(self) -> None:
+        """Finish what is being written to disk, unless it takes long."""
+        if self._shelf is not None:
+            self._shelf.close()
 
     def _about(self) -> EngineFacts:
         return EngineFacts(
@@ -86,6 +116,9 @@ class Engine:
             weight_bytes=self._facts.weight_bytes,
             memory_bytes=mx.get_active_memory() + mx.get_cache_memory(),
             last_seq=self._steps.last_seq,
+            position_bytes=self._facts.caches.position_bytes,
+            slot_bytes=self._facts.caches.slot_bytes,
+            shelved=len(self._shelved),
         )
 
     def _body(self) -> None:
@@ -99,7 +132,7 @@ class Engine:
             steps.run()
         except BaseException as error:  # noqa: BLE001 - reported by the event loop
             traceback.print_exc()
-            self._loop.call_soon_threadsafe(self._results.put_nowait, error)
+            self._deliver(error)
             self._loop.call_soon_threadsafe(self.failure.set_result, error)
 
     def _prepare(self) -> StepLoop:
@@ -108,30 +141,39 @@ class Engine:
         here = spec.model == "demo" or Path(spec.model).is_dir()
         loading("weights" if here else "download", 0.0)
         folder = resolve(spec.model)
-        found = digest(folder) if spec.model_digest else ""
-        if found != spec.model_digest:
+        found = digest(folder) if spec.model_digest or spec.kv_dir else ""
+        if spec.model_digest and found != spec.model_digest:
             raise VersionMismatch(
                 f"the model in {folder} has digest {found[:12]}, the coordinator's "
                 f"{spec.model_digest[:12]}: they are not the same model"
             )
         # Before the group is formed: the other ranks are not kept waiting for an answer.
-        check_shard(read_config(folder), spec.plan.world)
+        config = read_config(folder)
+        check_plan(config, spec.plan.world, spec.plan.kind)
+        check_kv_bits(config, spec.kv_bits)
+        if spec.kv_dir:
+            self._shelf = open_shelf(spec.kv_dir, found, spec.plan, spec.kv_bits, self._deliver)
+            self._shelved = self._shelf.contents()
         group = form_group(spec)
-        loaded = load(folder, group, lambda fraction: loading("weights", fraction))
+        loaded = load(
+            folder, spec.plan, group, lambda fraction: loading("weights", fraction), spec.kv_bits
+        )
         loading("warm-up", 0.0)
-        executor = Executor(loaded, group)
+        executor = Executor(
+            loaded, group, grammars=lambda vocab: Grammars(folder, vocab), shelf=self._shelf
+        )
         loading("warm-up", 1.0)
         steps = StepLoop(executor, spec.epoch, self._deliver, rank=spec.plan.rank)
         self._loaded.set_result((loaded, steps))
         return steps
 
-    def _deliver(self, result: StepResult) -> None:
-        self._loop.call_soon_threadsafe(self._results.put_nowait, result)
+    def _deliver(self, answer: StepResult | ShelfNews | BaseException) -> None:
+        self._loop.call_soon_threadsafe(self._answers.put_nowait, answer)
 
 
 async def serve(started: float, events: stdio.Events) -> NoReturn:
     """The whole life of the process after its first lines; `started` is on the monotonic clock."""
-    server = None
+    server = engine = None
     try:
         spec, host = stdio.read_spec()
         engine = Engine(spec, events)
@@ -147,4 +189,6 @@ async def serve(started: float, events: stdio.Events) -> NoReturn:
         events.failed(error)
     if server is not None:
         await server.stop()
+    if engine is not None:
+        await asyncio.to_thread(engine.close)
     stdio.exit_now(1)

@@ -15,15 +15,18 @@ import mlx.core as mx
 
 from cluster.core.errors import StepRefused
 from cluster.core.ids import Slot
+from cluster.core.plan import Admit, Likelihood
 from cluster.core.sampling import Sampling
 from cluster.engine.truncation import Truncation
 
 _MASK = (1 << 64) - 1
+_LEAST = -1e38
+"""A finite score below all others."""
 
 
 @dataclass(slots=True)
 class _Row:
-    """Sampling state of one slot; the arrays are float32 `[vocab]`, None when not needed."""
+    """Sampling state of one slot; the arrays are `[vocab]`, None when not needed."""
 
     sampling: Sampling
     prompt: mx.array | None
@@ -31,6 +34,10 @@ class _Row:
     counts: mx.array | None
     """How often each id is in the answer so far."""
     bias: mx.array | None
+    goes_on: mx.array | None
+    """False for the end ids, which are not sampled before position `end_from`."""
+    end_from: int
+    logprobs: int | None
 
 
 class Sampler:
@@ -41,16 +48,20 @@ class Sampler:
         self._rows: dict[Slot, _Row] = {}
         self._batch: _Batch | None = None
 
-    def admit(
-        self, slot: Slot, sampling: Sampling, history: tuple[int, ...], generated: tuple[int, ...]
-    ) -> None:
-        """A sequence begins in `slot`; `history` and `generated` as in `plan.Admit`."""
+    def admit(self, admit: Admit) -> None:
+        """A sequence begins in a slot; what was there is forgotten."""
+        sampling = admit.sampling
         penalized = sampling.penalized
-        self._rows[slot] = _Row(
+        # Only a grammar knows where an answer may end that it constrains.
+        holds = bool(admit.end_ids) and admit.end_from > 0 and not admit.grammar
+        self._rows[admit.slot] = _Row(
             sampling,
-            prompt=mx.minimum(self._histogram(history), 1.0) if penalized else None,
-            counts=self._histogram(generated) if penalized else None,
+            prompt=mx.minimum(self._histogram(admit.history), 1.0) if penalized else None,
+            counts=self._histogram(admit.generated) if penalized else None,
             bias=self._bias(sampling.logit_bias) if sampling.logit_bias else None,
+            goes_on=self._histogram(admit.end_ids) == 0 if holds else None,
+            end_from=admit.end_from if holds else 0,
+            logprobs=admit.logprobs,
         )
         self._batch = None
 
@@ -60,33 +71,56 @@ class Sampler:
         self._batch = None
 
     def sample(
-        self, slots: tuple[Slot, ...], logits: mx.array, positions: Sequence[int]
+        self,
+        slots: tuple[Slot, ...],
+        logits: mx.array,
+        positions: Sequence[int],
+        allowed: mx.array | None = None,
     ) -> mx.array:
-        """Next token of each slot: int32 `[rows]`, in `[0, vocab)`, whatever the logits hold.
+        """Next token of each row: int32 `[rows]`, in `[0, vocab)`, whatever the logits hold.
 
         `logits` are `[rows, vocab]`; `positions` are the places in their sequences of the
-        tokens being sampled. Raises StepRefused for a slot that was not admitted.
+        tokens being sampled. A slot may have several rows, unless it has penalties: they go by
+        what was sampled before. `allowed`, bool `[rows, vocab]`, says which ids may come out;
+        one of them does, if there is any. Raises StepRefused for a slot that was not admitted.
         """
-        if self._batch is None or self._batch.slots != slots:
-            self._batch = _Batch(slots, [self._row(slot) for slot in slots])
-        batch = self._batch
-        if batch.plain:
+        batch = self._columns(slots)
+        allowed = self._without_ends(batch, positions, allowed)
+        if batch.plain and allowed is None:
             return mx.argmax(logits, axis=-1).astype(mx.int32)
         scores = logits.astype(mx.float32)
         scores = mx.where(mx.isnan(scores), -mx.inf, scores)
         scores = self._adjust(batch, scores)
+        if allowed is not None:
+            # Before the truncation: its limits are for what may be sampled.
+            scores = mx.where(allowed, scores, -mx.inf)
         if batch.random:
             scores = _perturb(batch, scores, positions)
+        if allowed is not None:
+            # What is allowed wins over what is not, however unlikely it has become.
+            scores = mx.where(scores > _LEAST, scores, _LEAST)
+            scores = mx.where(allowed, scores, -mx.inf)
         ids = mx.argmax(scores, axis=-1).astype(mx.int32)
         for i, row in enumerate(batch.rows):
             if row.counts is not None:
                 row.counts = row.counts.at[ids[i]].add(1.0)
         return ids
 
+    def report(self, slots: tuple[Slot, ...], logits: mx.array, ids: mx.array) -> Report | None:
+        """How likely the sampled `ids`, int32 `[rows]`, were by the raw `logits`, for the rows
+        that asked for it; None when none did."""
+        batch = self._columns(slots)
+        return Report(batch.asked, logits, ids) if batch.asked else None
+
     def states(self, slots: tuple[Slot, ...]) -> list[mx.array]:
         """Penalty counts of `slots`, to be evaluated with the launch that changed them."""
         counts = [self._rows[slot].counts for slot in slots if slot in self._rows]
         return [array for array in counts if array is not None]
+
+    def _columns(self, slots: tuple[Slot, ...]) -> _Batch:
+        if self._batch is None or self._batch.slots != slots:
+            self._batch = _Batch(slots, [self._row(slot) for slot in slots])
+        return self._batch
 
     def _row(self, slot: Slot) -> _Row:
         try:
@@ -107,6 +141,22 @@ class Sampler:
             scores += mx.stack([zero if row.bias is None else row.bias for row in batch.rows])
         return scores
 
+    def _without_ends(
+        self, batch: _Batch, positions: Sequence[int], allowed: mx.array | None
+    ) -> mx.array | None:
+        """`allowed` less the end ids of the rows that may not end yet."""
+        early = [place < first for place, first in zip(positions, batch.end_from, strict=True)]
+        if not any(early):
+            return allowed
+        anything = mx.ones((self._vocab,), dtype=mx.bool_)
+        going_on = mx.stack(
+            [
+                row.goes_on if held and row.goes_on is not None else anything
+                for held, row in zip(early, batch.rows, strict=True)
+            ]
+        )
+        return going_on if allowed is None else allowed & going_on
+
     def _histogram(self, ids: Iterable[int]) -> mx.array:
         """How often each id occurs, float32 `[vocab]`; ids outside the vocabulary don't count."""
         known = [token for token in ids if 0 <= token < self._vocab]
@@ -121,8 +171,50 @@ class Sampler:
         return added
 
 
+class Report:
+    """Likelihoods of one launch's ids. Built on the engine thread; once `arrays` are
+    evaluated, `read` may be called on another one."""
+
+    def __init__(
+        self, asked: Sequence[tuple[int, Slot, int]], logits: mx.array, ids: mx.array
+    ) -> None:
+        """`asked` are the rows that are reported: index, slot, how many of the likeliest."""
+        self._asked = asked
+        index = mx.array([row for row, _, _ in asked])
+        scores = logits[index].astype(mx.float32)
+        scores -= mx.logsumexp(scores, axis=-1, keepdims=True)
+        widest = min(max(count for _, _, count in asked), scores.shape[-1])
+        self._chosen = mx.take_along_axis(scores, ids[index][:, None], axis=-1)
+        self.arrays = [self._chosen]
+        """To be evaluated with the launch."""
+        self._likeliest = _likeliest(scores, widest) if widest else None
+        self.arrays += self._likeliest or ()
+
+    def read(self) -> tuple[Likelihood, ...]:
+        """One for each row that asked, in the order of the rows."""
+        chosen: list[list[float]] = self._chosen.tolist()  # type: ignore[assignment]
+        tops: list[list[tuple[int, float]]] = [[] for _ in self._asked]
+        if self._likeliest is not None:
+            ids: list[list[int]] = self._likeliest[0].tolist()  # type: ignore[assignment]
+            values: list[list[float]] = self._likeliest[1].tolist()  # type: ignore[assignment]
+            tops = [list(zip(*pair, strict=True)) for pair in zip(ids, values, strict=True)]
+        return tuple(
+            Likelihood(slot, logprob, tuple(top[:count]))
+            for (_, slot, count), (logprob,), top in zip(self._asked, chosen, tops, strict=True)
+        )
+
+
+def _likeliest(scores: mx.array, count: int) -> tuple[mx.array, mx.array]:
+    """Ids of the largest scores of each row, largest first, and those: `[rows, count]`."""
+    ids = mx.argpartition(-scores, count - 1, axis=-1)[:, :count]
+    values = mx.take_along_axis(scores, ids, axis=-1)
+    order = mx.argsort(-values, axis=-1)
+    ids = mx.take_along_axis(ids, order, axis=-1)
+    return ids, mx.take_along_axis(values, order, axis=-1)
+
+
 class _Batch:
-    """The parameters of a fixed list of rows as columns, float32 `[rows, 1]`."""
+    """What a fixed list of rows asks for, as columns, float32 `[rows, 1]`."""
 
     def __init__(self, slots: tuple[Slot, ...], rows: list[_Row]) -> None:
         params = [row.sampling for row in rows]
@@ -132,6 +224,14 @@ class _Batch:
         self.biased = any(row.bias is not None for row in rows)
         self.random = not all(p.greedy for p in params)
         self.plain = not (self.penalized or self.biased or self.random)
+        self.end_from = [row.end_from for row in rows]
+        self.asked = [
+            (i, slot, row.logprobs)
+            for i, (slot, row) in enumerate(zip(slots, rows, strict=True))
+            if row.logprobs is not None
+        ]
+        if self.plain:
+            return
         self.repetition = _column(p.repetition_penalty for p in params)
         self.presence = _column(p.presence_penalty for p in params)
         self.frequency = _column(p.frequency_penalty for p in params)

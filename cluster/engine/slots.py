@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import KVCache, make_prompt_cache
+from mlx.utils import tree_map
+from mlx_lm.models.cache import KVCache, QuantizedKVCache
 
 from cluster.core.errors import StepRefused
 from cluster.core.ids import Slot
@@ -54,9 +55,14 @@ class SlotTable:
         """Put an empty sequence into `slot`; raises StepRefused when it is taken."""
         if slot in self._slots:
             raise StepRefused(f"slot {slot} is taken")
-        sequence = Sequence(make_prompt_cache(self._loaded.model))
+        sequence = Sequence(self._loaded.new_caches())
         self._slots[slot] = sequence
         return sequence
+
+    def put(self, slot: Slot, caches: Caches, length: int) -> None:
+        """Put `length` positions into `slot`; raises StepRefused when it is taken."""
+        self.create(slot).caches = caches
+        self[slot].length = length
 
     def fork(self, source: Slot, slot: Slot, keep: int) -> None:
         """Begin `slot` with the first `keep` positions of `source`, which is not changed.
@@ -89,7 +95,7 @@ class SlotTable:
         if excess == 0:
             return
         if keep == 0:
-            sequence.caches = make_prompt_cache(self._loaded.model)
+            sequence.caches = self._loaded.new_caches()
         elif self._loaded.trimmable:
             for cache in sequence.caches:
                 cache.trim(excess)
@@ -104,11 +110,14 @@ class SlotTable:
 
 def _shrink(cache: Any) -> None:
     """Let go of the buffer behind the positions that were cut, when it is worth a copy."""
-    if type(cache) is KVCache and cache.keys is not None:
-        rows = -(-cache.offset // KVCache.step) * KVCache.step
-        if cache.keys.shape[2] - rows >= KVCache.step:
-            cache.keys = mx.contiguous(cache.keys[..., :rows, :])
-            cache.values = mx.contiguous(cache.values[..., :rows, :])
+    if type(cache) not in (KVCache, QuantizedKVCache) or cache.keys is None:
+        return
+    rows = -(-cache.offset // cache.step) * cache.step
+    first = cache.keys if type(cache) is KVCache else cache.keys[0]
+    if first.shape[2] - rows >= cache.step:
+        cache.keys, cache.values = tree_map(
+            lambda array: mx.contiguous(array[..., :rows, :]), (cache.keys, cache.values)
+        )
 
 
 def states(caches: Caches) -> list[mx.array]:

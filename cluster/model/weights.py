@@ -62,13 +62,16 @@ def read_header(file: Path) -> tuple[bytes, dict[str, Any]]:
     return start + raw, header
 
 
-def weight_bytes(folder: Path) -> int:
-    """Bytes of all tensors as stored on disk, of the whole model."""
-    total = 0
+def tensor_bytes(folder: Path) -> dict[str, int]:
+    """Bytes of each tensor by its name, as stored on disk, of the whole model."""
+    sizes: dict[str, int] = {}
     for file in weight_files(folder):
-        raw, _ = read_header(file)
-        total += file.stat().st_size - len(raw)
-    return total
+        _, header = read_header(file)
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                begin, end = map(int, tensor["data_offsets"])
+                sizes[name] = end - begin
+    return sizes
 
 
 def _indexed(index: Path) -> set[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import anyio
 
@@ -57,8 +57,10 @@ class Agent:
         orphan_grace: float = 10.0,
         silence: float = SILENCE_SECONDS,
         say: Say = lambda line: None,
+        kv_dir: str = "",
     ) -> None:
-        """`host` is the one address of this machine on which engines listen."""
+        """`host` is the one address of this machine on which engines listen; `kv_dir`, if given,
+        takes the place of the folder for prefixes that a coordinator names."""
         self.blas = blas
         self.address = ""
         """"host:port" of the Node service; set by whoever starts that."""
@@ -70,6 +72,7 @@ class Agent:
         self._orphan_grace = orphan_grace
         self._silence = silence
         self._say = say
+        self._kv_dir = kv_dir
         self._ports = Ports(host)
         self._launches: dict[tuple[Epoch, Rank], _Launch] = {}
         self._closing = False
@@ -78,7 +81,7 @@ class Agent:
     async def on_this_machine(
         cls, host: str, *, port: int = 0, command: Sequence[str] = ENGINE_COMMAND,
         orphan_grace: float = 10.0, silence: float = SILENCE_SECONDS,
-        say: Say = lambda line: None,
+        say: Say = lambda line: None, kv_dir: str = "",
     ) -> Agent:  # fmt: skip
         """An agent that has looked at this machine; raises BadConfiguration."""
         hardware, addresses, blas = await asyncio.to_thread(
@@ -86,7 +89,7 @@ class Agent:
         )
         return cls(
             host, hardware=hardware, addresses=addresses, blas=blas, port=port, command=command,
-            orphan_grace=orphan_grace, silence=silence, say=say,
+            orphan_grace=orphan_grace, silence=silence, say=say, kv_dir=kv_dir,
         )  # fmt: skip
 
     @property
@@ -150,6 +153,8 @@ class Agent:
             )
         if len(self._launches) >= MOST_ENGINES:
             raise LaunchFailed(f"{self._node_id} already runs {MOST_ENGINES} engines")
+        if self._kv_dir and spec.kv_dir:
+            spec = replace(spec, kv_dir=self._kv_dir)
         launch = self._launches[key] = _Launch(spec)
         return launch
 

@@ -28,19 +28,21 @@ async def run_worker(
     orphan_grace: float,
     say: Say,
     *,
+    kv_dir: str = "",
     command: Sequence[str] = ENGINE_COMMAND,
 ) -> None:
     """Run the agent of this machine until cancelled, then kill its engines.
 
     `join` is the coordinator's "host:port"; without one the agent waits to be dialled (`tandem
     serve --nodes`). `host` is this machine's address, by default the one that routes to the
-    coordinator. Raises BadConfiguration, AddressInUse, NotAuthorized or VersionMismatch; a
+    coordinator. `kv_dir` takes the place of the folder for prefixes that the server names, if
+    it names one. Raises BadConfiguration, AddressInUse, NotAuthorized or VersionMismatch; a
     coordinator that is away is waited for.
     """
     here = host or (await local_address(join) if join is not None else "127.0.0.1")
     require_one_address(here)
     agent = await Agent.on_this_machine(
-        here, port=port, command=command, orphan_grace=orphan_grace, say=say
+        here, port=port, command=command, orphan_grace=orphan_grace, say=say, kv_dir=kv_dir
     )
     server = await NodeServer.start(here, port, token, agent)
     agent.address = server.address

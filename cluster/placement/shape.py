@@ -60,6 +60,11 @@ def kv_heads(config: Mapping[str, Any]) -> Size:
     return "num_attention_heads", number(text, "num_attention_heads")
 
 
+def layer_count(config: Mapping[str, Any]) -> int:
+    """Layers of the whole model."""
+    return number(language_config(config), "num_hidden_layers", "num_layers", "n_layers", "n_layer")
+
+
 def head_size(config: Mapping[str, Any]) -> int:
     """Values per head of keys and of queries."""
     text = language_config(config)
@@ -137,3 +142,26 @@ def _has_dense_layers(config: Mapping[str, Any]) -> bool:
     if "mlp_only_layers" in text or "decoder_sparse_step" in text:
         return bool(text.get("mlp_only_layers")) or number(text, "decoder_sparse_step") > 1
     return True
+
+
+def value_bytes(config: Mapping[str, Any]) -> int:
+    """Of a computed or cached value: 4 in float32, else 2."""
+    text = language_config(config)
+    dtype = text.get("torch_dtype") or text.get("dtype") or config.get("torch_dtype")
+    name = str(dtype or config.get("dtype")).removeprefix("torch.")
+    return 4 if name in ("float32", "float64") else 2
+
+
+def experts_per_token(config: Mapping[str, Any]) -> int:
+    """Experts that one position asks; 0 without experts."""
+    text = language_config(config)
+    if not number(text, *_EXPERTS):
+        return 0
+    return number(text, "num_experts_per_tok", "moe_topk", "num_experts_per_token", "moe_k")
+
+
+def mlp_width(config: Mapping[str, Any]) -> int:
+    """Inner width of a feed-forward part: of one expert where there are experts."""
+    text = language_config(config)
+    names = ("moe_intermediate_size", "expert_ffn_hidden_size") if experts_per_token(config) else ()
+    return number(text, *names, "intermediate_size", "ffn_hidden_size")

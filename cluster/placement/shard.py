@@ -1,8 +1,8 @@
 """Can a model be split over N ranks? Decided from its config, before any weight is read.
 
 Follows mlx-lm 0.32.2: `Model.shard` in mlx_lm/models, and mlx.nn.layers.distributed, which
-splits the rows of q, k, v, gate and up projections and the columns of o and down projections.
-A test holds the list of model types against the installed mlx-lm.
+splits the rows of q, k, v, gate and up projections and the columns of o and down projections;
+and mlx_lm/models/pipeline.py. A test holds the lists of model types against the installed mlx-lm.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cluster.core.errors import CannotShard
+from cluster.core.errors import BadConfiguration, CannotShard
 from cluster.placement.shape import (
     group_sizes,
     head_size,
     head_sizes,
     hidden_sizes,
     language_config,
+    layer_count,
     model_type,
     number,
     repeats_kv_heads,
@@ -32,43 +33,80 @@ SHARDABLE = frozenset({
 })  # fmt: skip
 """Model types whose class in mlx-lm has shard(); other names of the same classes included."""
 
+PIPELINABLE = frozenset({
+    "bailing_hybrid", "deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v41",
+    "deepseek_v41_text", "glm4_moe", "glm4_moe_lite", "glm_moe_dsa", "joyai_llm_flash", "kimi_k2",
+    "kimi_k25", "kimi_k3", "minimax_m3_vl", "ministral3", "mistral4", "muse_spark",
+    "prism_hadamard_qwen35", "qwen2", "qwen3_5", "qwen3_5_moe", "qwen3_moe", "qwen3_next",
+    "solar_open",
+})  # fmt: skip
+"""Model types whose class in mlx-lm has `model.pipeline()`."""
+
+PARALLEL = ("auto", "tensor", "pipeline")
 LARGEST_WORLD = 64
 """As many ranks as are tried when possible world sizes are listed."""
 
 
-def check_shard(config: Mapping[str, Any], world: int) -> None:
-    """Raise CannotShard when the model of `config` can't be split over `world` ranks.
+def check_plan(config: Mapping[str, Any], world: int, parallel: str = "auto") -> str:
+    """How the model of `config` is split over `world` ranks: "single" for a world of 1, else
+    "tensor" or "pipeline"; with "auto" the first of them that works.
 
-    The message names the model type, the dimension, both numbers and the world sizes that
-    would work. A world of 1 always works.
+    Raises CannotShard when it can't be: the message names the model type, the dimension, both
+    numbers and the world sizes that would work. A world of 1 always works. Raises
+    BadConfiguration for a `parallel` that is none of PARALLEL.
     """
-    kind = model_type(config)
+    name = model_type(config)
     if world < 1:
         raise CannotShard(f"a model can't be split over {world} ranks: 1 is the least")
     if world == 1:
-        return
-    if kind not in SHARDABLE:
-        raise CannotShard(
-            f"this {kind} model can't be split over {world} ranks: mlx-lm has no tensor-parallel "
-            f"version of {kind}; it can be served on 1 rank only"
-        )
-    obstacle = next(_obstacles(config, world), None)
-    if obstacle is not None:
-        raise CannotShard(
-            f"this {kind} model can't be split over {world} ranks: {obstacle}; it can be served "
-            f"on {_in_words(possible_worlds(config))}"
-        )
+        return "single"
+    reasons = []
+    for kind in _kinds(parallel):
+        obstacle = next(_obstacles(config, world, kind), None)
+        if obstacle is None:
+            return kind
+        reasons.append(obstacle)
+    raise CannotShard(
+        f"this {name} model can't be split over {world} ranks: {', and '.join(reasons)}; it can "
+        f"be served on {_in_words(possible_worlds(config, parallel=parallel))}"
+    )
 
 
-def possible_worlds(config: Mapping[str, Any], largest: int = LARGEST_WORLD) -> list[int]:
+def possible_worlds(
+    config: Mapping[str, Any], largest: int = LARGEST_WORLD, parallel: str = "auto"
+) -> list[int]:
     """World sizes up to `largest` over which the model can be split; 1 is always among them."""
-    if model_type(config) not in SHARDABLE:
-        return [1]
-    return [1, *(n for n in range(2, largest + 1) if next(_obstacles(config, n), None) is None)]
+
+    def works(world: int) -> bool:
+        return any(next(_obstacles(config, world, k), None) is None for k in _kinds(parallel))
+
+    return [1, *filter(works, range(2, largest + 1))]
 
 
-def _obstacles(config: Mapping[str, Any], world: int) -> Iterator[str]:
+def _kinds(parallel: str) -> tuple[str, ...]:
+    if parallel not in PARALLEL:
+        raise BadConfiguration(f"parallel {parallel}: it is one of {', '.join(PARALLEL)}")
+    return PARALLEL[1:] if parallel == "auto" else (parallel,)
+
+
+def _obstacles(config: Mapping[str, Any], world: int, kind: str) -> Iterator[str]:
     """What stands against splitting over `world` ranks, in words."""
+    return (_stage_obstacles if kind == "pipeline" else _shard_obstacles)(config, world)
+
+
+def _stage_obstacles(config: Mapping[str, Any], world: int) -> Iterator[str]:
+    name = model_type(config)
+    if name not in PIPELINABLE:
+        yield f"mlx-lm has no pipeline of {name}"
+    elif (layers := layer_count(config)) < world:
+        yield f"it has {layers} layers, too few for {world} stages of a pipeline"
+
+
+def _shard_obstacles(config: Mapping[str, Any], world: int) -> Iterator[str]:
+    name = model_type(config)
+    if name not in SHARDABLE:
+        yield f"mlx-lm has no tensor-parallel version of {name}"
+        return
     for name, size in head_sizes(config):
         copied = name == "num_key_value_heads" and repeats_kv_heads(config) and world % size == 0
         if size % world and not copied:
@@ -97,4 +135,6 @@ def _cut_groups(name: str, size: int, world: int, groups: frozenset[int]) -> Ite
 def _in_words(worlds: list[int]) -> str:
     if worlds == [1]:
         return "1 rank only"
+    if len(worlds) > 2 and worlds == list(range(1, len(worlds) + 1)):
+        return f"1 to {worlds[-1]} ranks"
     return f"{', '.join(map(str, worlds[:-1]))} or {worlds[-1]} ranks"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cluster.core.ids import RequestId
+from cluster.core.plan import Likelihood
 from cluster.core.request import Finish
 
 
@@ -19,6 +20,8 @@ class Sampled:
     """Tokens sampled, an end id included."""
     finish: Finish | None
     """Set when these are the last."""
+    likelihoods: tuple[Likelihood, ...] = ()
+    """One for each of `ids`, when the request asked for them."""
 
 
 @dataclass(frozen=True, slots=True)

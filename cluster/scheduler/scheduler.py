@@ -7,7 +7,7 @@ the ranks do next. The same calls with the same arguments give the same plan.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
 
 from cluster.core.channel import TokenChannel
 from cluster.core.config import Limits, Pacing
@@ -15,10 +15,17 @@ from cluster.core.errors import InvalidRequest, QueueFull, StepRefused
 from cluster.core.ids import Epoch, RequestId, Seq, Slot
 from cluster.core.plan import Chunk, Step, StepResult
 from cluster.core.request import Finish, Request
+from cluster.core.shelf import ShelfNews, ShelfOrder, Shelved
+from cluster.scheduler.admission import Admission
 from cluster.scheduler.events import Drained, Event, Released, Sampled
+from cluster.scheduler.flight import Answer, Flight, iterations_done, read
+from cluster.scheduler.marks import snapshot_points
 from cluster.scheduler.pace import DecodePace, PrefillPace, PrefillShare
+from cluster.scheduler.rows import in_order
 from cluster.scheduler.sequence import Sequence
+from cluster.scheduler.shelf import Shelf
 from cluster.scheduler.slots import SlotPool
+from cluster.scheduler.turns import PrefillTurns
 
 DEADLINE_FLOOR = 4.0
 DEADLINE_FACTOR = 12.0
@@ -27,35 +34,37 @@ UNMEASURED_DEADLINE = 60.0
 has been measured there is no prediction, and first runs compile kernels."""
 
 
-@dataclass(frozen=True, slots=True)
-class Flight:
-    """A step that was sent and not yet answered by all ranks."""
-
-    step: Step
-    sent: float
-    deadline: float
-    owners: dict[Slot, Sequence]
-    """Whose slots the step computes on; a slot may have another owner by the time it is done."""
-    ended: tuple[RequestId, ...]
-    """Requests whose slot this step parks or releases."""
-    prefill: float
-    """Predicted time of its chunks together when it was planned, in seconds."""
-
-
 class Scheduler:
     """Decides the steps of one epoch."""
 
-    def __init__(self, epoch: Epoch, limits: Limits, pacing: Pacing, *, trimmable: bool) -> None:
+    def __init__(
+        self,
+        epoch: Epoch,
+        limits: Limits,
+        pacing: Pacing,
+        *,
+        trimmable: bool,
+        end_ids: Collection[int] = (),
+        shelf: Iterable[Shelved] = (),
+        disk_bytes: int = 0,
+    ) -> None:
+        """`end_ids` are the ids that end messages in prompts, whatever a request does with them;
+        `shelf` is what every rank has on disk, where it may have `disk_bytes` (0: no disk)."""
         self._epoch = epoch
         self._limits = limits
         self._pacing = pacing
+        self._trimmable = trimmable
+        self._end_ids = frozenset(end_ids)
         self._pool = SlotPool(limits, trimmable=trimmable)
+        self._shelf = Shelf(shelf, disk_bytes, trimmable=trimmable)
         self._prefill_pace = PrefillPace()
         self._decode_pace = DecodePace()
         self._share = PrefillShare(pacing.prefill_share)
         self._requests: dict[RequestId, Sequence] = {}
-        self._waiting: deque[Sequence] = deque()
-        self._prefilling: deque[Sequence] = deque()
+        self._admission = Admission(self._pool, self._shelf)
+        self._turns = PrefillTurns()
+        self._rows: list[Sequence] = []
+        """Rows of the decode batch, in their order."""
         self._ended: list[RequestId] = []
         self._flights: deque[Flight] = deque()
         self._seq = 0
@@ -69,17 +78,20 @@ class Scheduler:
         """
         if channel.request_id != request.id:
             raise ValueError(f"channel of {channel.request_id} given for {request.id}")
-        if len(self._waiting) >= self._limits.queue:
-            raise QueueFull(f"{len(self._waiting)} requests are waiting already", retry_after=5)
+        if len(self._admission) >= self._limits.queue:
+            raise QueueFull(f"{len(self._admission)} requests are waiting already", retry_after=5)
         sequence = Sequence(request, now)
-        if sequence.most > self._limits.kv_tokens:
+        room = self._limits.kv_tokens - self._limits.slot_positions
+        if sequence.most > room or not self._trimmable:
+            sequence.draft = 0  # it may fit without them
+        if sequence.most > room:
             raise InvalidRequest(
                 f"the request may need {sequence.most} cache positions (prompt plus "
-                f"max_tokens), and this cluster has {self._limits.kv_tokens}: lower max_tokens",
+                f"max_tokens), and this cluster has {room}: lower max_tokens",
                 param="max_tokens",
             )
         self._requests[request.id] = sequence
-        self._waiting.append(sequence)
+        self._admission.add(sequence)
         return sequence
 
     def end(self, request_id: RequestId, finish: Finish) -> list[Event]:
@@ -90,7 +102,7 @@ class Scheduler:
             return []
         sequence.finish = finish
         if sequence.slot is None:
-            self._waiting.remove(sequence)
+            self._admission.remove(sequence)
             del self._requests[request_id]
             return [Released(request_id)]
         self._retire(sequence)
@@ -105,28 +117,42 @@ class Scheduler:
                 f"result of step {result.seq} of epoch {result.epoch}, which is not the next "
                 "one awaited"
             )
-        sampled = _sampled_ids(self._flights[0], result)
+        answers = read(self._flights[0], result)
         flight = self._flights.popleft()
         self._observe(flight.step, result)
+        for chunk in flight.step.chunks:
+            flight.owners[chunk.slot].prefilled = chunk.start + len(chunk.tokens)
+        self._shelf.landed(restore.entry for restore in flight.step.restore)
         events: list[Event] = []
-        for sequence, ids in sampled:
-            events.extend(self._learn(sequence, ids))
+        for answer in answers:
+            events.extend(self._learn(answer))
         for request_id in flight.ended:
             del self._requests[request_id]
             events.append(Released(request_id))
         return events
 
+    def shelf_news(self, news: ShelfNews) -> None:
+        """All ranks have answered a save or a stage; ok only if all of them could do it."""
+        self._shelf.news(news)
+
     # What to do
+
+    def take_shelf_orders(self) -> list[ShelfOrder]:
+        """What the ranks are to do with their files, beside the steps: each order once. Call
+        it after whatever changes the plan, `end` and `shelf_news` included."""
+        return self._shelf.take_orders()
 
     def next_step(self, now: float) -> Step | None:
         """The next step to send now; None when the window is full or there is nothing to do."""
         if len(self._flights) >= self._pacing.steps_in_flight:
             return None
-        self._admit()
+        self._admit(now)
+        self._snapshot()
         rows, iterations, seconds = self._plan_decode()
         chunks, prefill = self._plan_prefill(decoding=bool(rows))
+        save = self._shelf.save(self._pool.settled)
         edits = self._pool.take_edits()
-        if not (edits or rows or chunks):
+        if not (edits or rows or chunks or save):
             return None
         self._seq += 1
         step = Step(
@@ -134,7 +160,9 @@ class Scheduler:
             seq=Seq(self._seq),
             release=tuple(edits.release),
             park=tuple(edits.park),
+            save=(save,) if save is not None else (),
             fork=tuple(edits.fork),
+            restore=tuple(edits.restore),
             admit=tuple(edits.admit),
             decode=tuple(rows),
             iterations=iterations,
@@ -175,6 +203,17 @@ class Scheduler:
         return not self._requests and not self._flights
 
     @property
+    def awaits_shelf(self) -> bool:
+        """True while a request waits for a file: `next_step` is to be called once a second then,
+        even if nothing else happens, since it gives up what takes too long."""
+        return self._shelf.waiting
+
+    @property
+    def disk_full(self) -> bool:
+        """True once nothing is saved any more, since evicting left no room for it either."""
+        return self._shelf.full
+
+    @property
     def live_slots(self) -> int:
         return len(self._pool.live)
 
@@ -197,42 +236,56 @@ class Scheduler:
 
     # Planning
 
-    def _admit(self) -> None:
-        """Give slots to those who wait, first come first served. Newcomers have the next turn
-        at prefill, so that a short prompt need not wait behind every long one."""
-        admitted: list[Sequence] = []
-        while self._waiting and self._pool.admit(self._waiting[0]):
-            admitted.append(self._waiting.popleft())
-        self._prefilling.extendleft(reversed(admitted))
+    def _admit(self, now: float) -> None:
+        admitted = self._admission.admit(now)
+        self._turns.add(admitted)
+        if self._trimmable:
+            return
+        for sequence in admitted:
+            ends = self._end_ids | sequence.request.end_ids
+            points = snapshot_points(sequence.feed, ends)
+            sequence.marks = [point for point in points if point > sequence.planned_prefill]
+
+    def _snapshot(self) -> None:
+        """Copy what can't be trimmed later, where the plan has come to a mark, before it goes
+        beyond. One that goes no further is parked there itself."""
+        for sequence in tuple(self._pool.live.values()):
+            if sequence.marked and (sequence.wants_prefill or sequence.wants_decode):
+                self._pool.snapshot(sequence)
+            sequence.marked = False
 
     def _plan_decode(self) -> tuple[list[Slot], int, float]:
         """Rows to decode, for how many iterations, and their predicted time together."""
         wanting = [q for q in self._pool.live.values() if q.wants_decode]
         if not wanting:
+            self._rows = []
             return [], 0, 0.0
-        left = min(q.request.max_tokens - q.planned_tokens for q in wanting)
+        left = min(q.wanted_iterations for q in wanting)
         fit = self._decode_pace.iterations_within(len(wanting), self._pacing.decode)
         iterations = min(left, fit)
         # Those for which there is no room stay as they are until another sequence ends.
-        rows = [q for q in wanting if self._pool.grow(q, q.planned_length + iterations)]
+        rows = [
+            q for q in wanting if self._pool.grow(q, q.planned_length + iterations * (1 + q.draft))
+        ]
         if not rows:
             self._make_way(wanting)
             return [], 0, 0.0
         for sequence in rows:
-            sequence.planned_tokens += iterations
+            sequence.planned_tokens += iterations * (1 + sequence.draft)
         seconds = iterations * self._decode_pace.seconds(len(rows))
         self._share.decoded(seconds)
-        return [q.slot for q in rows if q.slot is not None], iterations, seconds
+        self._rows = in_order(self._rows, rows)
+        return [q.slot for q in self._rows if q.slot is not None], iterations, seconds
 
     def _make_way(self, stuck: list[Sequence]) -> None:
         """Nobody has room to go on: the one admitted last gives up its slot, and begins anew
         when there is room for it. Only once nothing is in flight that may still make room."""
-        if self._flights or self._prefilling or len(stuck) < 2:
+        if self._flights or self._turns or self._pool.pending or len(stuck) < 2:
             return
         sequence = stuck[-1]
         self._pool.retire(sequence)
         sequence.interrupt()
-        self._waiting.appendleft(sequence)
+        self._admission.add_first(sequence)
 
     def _plan_prefill(self, *, decoding: bool) -> tuple[list[Chunk], float]:
         """The next chunk of the prompt whose turn it is, and whole remainders of others as far
@@ -249,11 +302,11 @@ class Scheduler:
         alone = not any(flight.step.chunks for flight in self._flights)
         chunks: list[Chunk] = []
         planned = 0.0
-        for _ in range(len(self._prefilling)):
-            sequence = self._prefilling[0]
+        for sequence in self._turns.order():
             start = sequence.planned_prefill
             left = len(sequence.feed) - start
-            tokens = min(self._prefill_pace.tokens_within(start, budget - planned), left)
+            fit = self._prefill_pace.tokens_within(start, budget - planned)
+            tokens = min(fit, sequence.next_mark - start)
             seconds = self._prefill_pace.seconds(start, tokens)
             # A chunk may exceed its budget (pace.py), but not as an addition to another.
             if chunks and (tokens < left or planned + seconds > budget):
@@ -261,18 +314,19 @@ class Scheduler:
             if planned + seconds > room and not (alone and not chunks):
                 break
             chunks.append(self._plan_chunk(sequence, tokens))
+            self._turns.took(sequence, led=len(chunks) == 1)
             planned += seconds
             if decoding:
                 self._share.prefilled(seconds)
-            self._prefilling.rotate(-1)
-            if not sequence.wants_prefill:
-                self._prefilling.remove(sequence)
         return chunks, planned
 
     def _plan_chunk(self, sequence: Sequence, tokens: int) -> Chunk:
-        assert sequence.slot is not None  # it is in _prefilling, so it was admitted
+        assert sequence.slot is not None  # it has a turn, so it was admitted
         start = sequence.planned_prefill
         sequence.planned_prefill = end = start + tokens
+        if sequence.marks and end == sequence.marks[0]:
+            del sequence.marks[0]
+            sequence.marked = True
         last = end == len(sequence.feed)
         if last:
             sequence.planned_tokens = sequence.fed + 1
@@ -294,68 +348,32 @@ class Scheduler:
     # Learning
 
     def _observe(self, step: Step, result: StepResult) -> None:
-        rows = len(step.decode)
-        if rows:
-            done = len(result.decoded) // rows
-            self._decode_pace.observe(rows, done, result.decode_seconds)
+        done = iterations_done(step, result)
+        self._decode_pace.observe(len(step.decode), done, result.decode_seconds)
         for chunk, seconds in zip(step.chunks, result.chunk_seconds, strict=True):
             self._prefill_pace.observe(chunk.start, len(chunk.tokens), seconds)
 
-    def _learn(self, sequence: Sequence, ids: list[int]) -> list[Event]:
+    def _learn(self, answer: Answer) -> list[Event]:
         """Ids were sampled for a sequence: deliver what belongs to its answer."""
+        sequence, ids = answer.sequence, answer.ids
+        sequence.planned_tokens -= answer.planned - len(ids)
         request = sequence.request
         if not ids:
             return []  # it had ended in the step before: every iteration was left out
         if sequence.finish is not None:
             return [Drained(request.id, len(ids))]
-        taken: list[int] = []
-        for token in ids:
-            taken.append(token)
-            if token in request.end_ids:
-                sequence.finish = Finish.STOP
-            elif len(sequence.tokens) + len(taken) >= request.max_tokens:
-                sequence.finish = Finish.LENGTH
-            if sequence.finish is not None:
-                break
-        sequence.tokens.extend(taken)
+        taken, finish = sequence.take(ids)
         text = taken[:-1] if taken[-1] in request.end_ids else taken
-        events: list[Event] = [Sampled(request.id, tuple(text), len(taken), sequence.finish)]
+        likelihoods = tuple(answer.likelihoods[: len(text)])
+        events: list[Event] = [Sampled(request.id, tuple(text), len(taken), finish, likelihoods)]
         if len(taken) < len(ids):
             events.append(Drained(request.id, len(ids) - len(taken)))
-        if sequence.finish is not None:
+        if finish is not None:
             self._retire(sequence)
         return events
 
     def _retire(self, sequence: Sequence) -> None:
         """Its slot is let go of in the next step."""
-        if sequence in self._prefilling:
-            self._prefilling.remove(sequence)
+        self._turns.discard(sequence)
         self._pool.retire(sequence)
         self._ended.append(sequence.request.id)
-
-
-def _sampled_ids(flight: Flight, result: StepResult) -> list[tuple[Sequence, list[int]]]:
-    """The ids that a step sampled, by sequence. Also notes how far prefill has come."""
-    step = flight.step
-    rows = len(step.decode)
-    sampling = [chunk for chunk in step.chunks if chunk.sample]
-    done, odd = divmod(len(result.decoded), rows) if rows else (0, len(result.decoded))
-    shape = (done > step.iterations, len(result.prefilled), len(result.chunk_seconds))
-    if odd or shape != (False, len(sampling), len(step.chunks)):
-        raise StepRefused(f"result of step {step.seq} has not the shape of the step")
-    sampled = [
-        (flight.owners[slot], list(result.decoded[row::rows]))
-        for row, slot in enumerate(step.decode)
-    ]
-    if done < step.iterations and not all(_has_ended(*row) for row in sampled):
-        raise StepRefused(f"result of step {step.seq} leaves out what a sequence still wants")
-    for chunk in step.chunks:
-        flight.owners[chunk.slot].prefilled = chunk.start + len(chunk.tokens)
-    for chunk, token in zip(sampling, result.prefilled, strict=True):
-        sampled.append((flight.owners[chunk.slot], [token]))
-    return sampled
-
-
-def _has_ended(sequence: Sequence, ids: list[int]) -> bool:
-    """True when nothing more is wanted of the sequence, or will be once it has these ids."""
-    return sequence.finish is not None or not sequence.request.end_ids.isdisjoint(ids)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Ids
+
 from cluster.core.ids import Slot
 from cluster.core.request import Finish, Phase, Progress, Request
+from cluster.scheduler.prefix import pack
 
 
 class Sequence:
@@ -23,13 +26,22 @@ class Sequence:
         self.prefilled = 0
         """Prompt positions filled now."""
         self.planned_tokens = 0
-        """Tokens sampled once all sent steps are done."""
+        """Tokens sampled once all sent steps are done, at most: exactly as many without drafts."""
         self.tokens: list[int] = []
         """Ids sampled so far, an end id included."""
         self.feed = request.prompt
         """Ids to prefill: the prompt, and after an interruption what was generated before it."""
+        self.wanted = pack(self.feed[:-1])
+        """What of the feed may come from a prefix, packed: one token at least is left to compute,
+        since its logits are needed."""
         self.reserved = 0
-        """Cache positions set aside for it while it has a slot."""
+        """Cache positions set aside for it while it has a slot, or is to have one."""
+        self.marks: list[int] = []
+        """Lengths still ahead at which its cache is to be copied, ascending."""
+        self.marked = False
+        """The plan has just come to such a length."""
+        self.draft = _draft(request)
+        """At most so many ids are drafted for it in one iteration."""
         self.finish: Finish | None = None
 
     @property
@@ -38,8 +50,8 @@ class Sequence:
 
     @property
     def most(self) -> int:
-        """Cache positions it may come to need."""
-        return self.prompt_tokens + self.request.max_tokens
+        """Cache positions it may come to need: drafts may go past its last token."""
+        return self.prompt_tokens + self.request.max_tokens + self.draft
 
     @property
     def fed(self) -> int:
@@ -57,10 +69,20 @@ class Sequence:
         return self.finish is None and self.fed < self.planned_tokens < self.request.max_tokens
 
     @property
+    def wanted_iterations(self) -> int:
+        """Iterations until it has all tokens that it may have, if every draft is accepted."""
+        return -(-(self.request.max_tokens - self.planned_tokens) // (1 + self.draft))
+
+    @property
+    def next_mark(self) -> int:
+        """Prefill goes no further than this in one chunk."""
+        return self.marks[0] if self.marks else len(self.feed)
+
+    @property
     def planned_length(self) -> int:
-        """Positions its slot holds once all sent steps are done, at most: iterations may be
-        left out once it has sampled an end id. The latest sampled token is in no cache yet: it
-        is fed by the next iteration."""
+        """Positions its slot holds once all sent steps are done, at most: drafts may be refused,
+        and iterations left out once it has sampled an end id. The latest sampled token is in no
+        cache yet: it is fed by the next iteration."""
         return self.planned_prefill + max(0, self.planned_tokens - self.fed - 1)
 
     @property
@@ -69,12 +91,29 @@ class Sequence:
         known token is left out, since nothing may ever have fed it."""
         return self.feed[: self.planned_prefill] + tuple(self.tokens[self.fed : -1])
 
+    def take(self, ids: Ids[int]) -> tuple[list[int], Finish | None]:
+        """These ids were sampled for it. Which of them are its own, and its end, if it is
+        among them."""
+        taken: list[int] = []
+        for token in ids:
+            taken.append(token)
+            self.tokens.append(token)
+            if token in self.request.end_ids:
+                self.finish = Finish.STOP
+            elif len(self.tokens) >= self.request.max_tokens:
+                self.finish = Finish.LENGTH
+            if self.finish is not None:
+                break
+        return taken, self.finish
+
     def interrupt(self) -> None:
         """It has lost its slot and will begin anew: what was generated is prefilled again, and
         the next token is sampled at the same position as if nothing had happened. No step that
         computes for it may be in flight."""
         self.feed = self.request.prompt + tuple(self.tokens)
+        self.wanted = pack(self.feed[:-1])
         self.slot = None
+        self.marks, self.marked = [], False
         self.planned_prefill = self.prefilled = self.reserved = 0
         self.planned_tokens = len(self.tokens)
 
@@ -89,3 +128,10 @@ class Sequence:
         else:
             phase = Phase.PREFILL
         return Progress(phase, len(self.feed), self.prefilled, len(self.tokens))
+
+
+def _draft(request: Request) -> int:
+    """Drafts only where what an id may be does not depend on the ids before it in more ways
+    than through the model: all drafted positions are sampled at once."""
+    alone = request.logprobs is not None or request.grammar or request.min_tokens > 0
+    return 0 if alone or request.sampling.penalized else request.draft

@@ -12,7 +12,10 @@ from mlx_lm import tokenizer_utils
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from cluster.core.errors import InvalidRequest, ModelUnavailable
+from cluster.text.grammar import CallSyntax, refusals
+from cluster.text.spelling import Spelling
 
+_JSON_CALLS = "mlx_lm.tool_parsers.json_tools"
 _TEMPLATE_FAULTS = (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
 """What a chat template raises over messages that it was not written for."""
 
@@ -24,17 +27,25 @@ class Tokenizer:
     answers are decoded.
     """
 
-    def __init__(self, wrapped: Any, end_ids: frozenset[int]) -> None:
+    def __init__(self, wrapped: Any, end_ids: frozenset[int], file: Path | None = None) -> None:
+        """`file` is its tokenizer.json, which grammars need."""
         inner = wrapped._tokenizer  # noqa: SLF001 - the wrapper has no public name for it
         self._wrapped = wrapped
         self._inner = inner
         self._backend = _backend(inner)
+        self._spelling = Spelling.of(self._backend)
         self.end_ids = end_ids
         """Ids that end an answer."""
         self.special_ids = frozenset(int(token) for token in inner.all_special_ids)
         """Ids without a text of their own."""
         self.vocab_size = len(inner)
         """Ids are below this."""
+        self.special_names = tuple(
+            str(token.content) for token in inner.added_tokens_decoder.values() if token.special
+        )
+        """Of the tokens that are no text, those without a role included."""
+        self.call_syntax = _call_syntax(wrapped)
+        self._file = file
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -48,7 +59,8 @@ class Tokenizer:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
             reason = str(error).strip().split("\n")[0]
             raise ModelUnavailable(f"the tokenizer in {folder} can't be read: {reason}") from error
-        return cls(wrapped, end_ids)
+        file = folder / "tokenizer.json"
+        return cls(wrapped, end_ids, file if file.is_file() else None)
 
     def render(
         self,
@@ -97,6 +109,24 @@ class Tokenizer:
             text = self._backend.decode(ids, skip_special_tokens=True)
         return text
 
+    def grammar_refusals(self, grammars: Sequence[str]) -> tuple[str, ...]:
+        """Why each of `grammars` can't be used with this model; empty for one that can. Blocks:
+        see `cluster.text.grammar.refusals`."""
+        if self._file is None:
+            return ("this model has no tokenizer.json",) * len(grammars)
+        return refusals(grammars, self.special_names, self._file)
+
+    def token_bytes(self, token: int) -> bytes:
+        """What one id stands for, also where that is only part of a character; a special token
+        stands for its name, an id without a token for nothing."""
+        piece = self._inner.convert_ids_to_tokens(token) if 0 <= token < self.vocab_size else None
+        if piece is None:
+            return b""
+        if token in self.special_ids:
+            return str(piece).encode()
+        found = self._spelling.bytes_of(piece)
+        return self.decode((token,)).encode() if found is None else found
+
 
 def _backend(inner: Any) -> Any:
     """The `tokenizers` object behind a fast tokenizer, or None when only the long way is right:
@@ -112,6 +142,14 @@ def _backend(inner: Any) -> Any:
     backend.no_truncation()
     backend.no_padding()
     return backend
+
+
+def _call_syntax(wrapped: Any) -> CallSyntax:
+    """The model's own notation where it is JSON between markers, else bare JSON."""
+    parser = getattr(wrapped, "tool_parser", None)
+    if getattr(parser, "__module__", "") != _JSON_CALLS:
+        return CallSyntax()
+    return CallSyntax(wrapped.tool_call_start, wrapped.tool_call_end)
 
 
 def _configured_end_ids(folder: Path) -> frozenset[int]:

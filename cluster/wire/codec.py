@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from cluster.core.cluster import EngineFacts, Hello, ShardPlan, Versions
-from cluster.core.ids import Epoch, Rank, Seq, Slot
-from cluster.core.plan import Admit, Chunk, Fork, Park, Step, StepResult
+from cluster.core.errors import ProtocolError
+from cluster.core.ids import Entry, Epoch, Rank, Seq, Slot
+from cluster.core.plan import (
+    Admit,
+    Chunk,
+    Fork,
+    Likelihood,
+    Park,
+    Restore,
+    Save,
+    Step,
+    StepResult,
+)
 from cluster.core.sampling import Sampling
+from cluster.core.shelf import ShelfNews, ShelfOrder, Shelved, Verb
 from cluster.wire.v1 import engine_pb2 as pb
 
 
@@ -35,13 +47,17 @@ def hello_to(value: Hello) -> pb.Hello:
         model_digest=value.model_digest,
         plan=plan_to(value.plan),
     )
-    if value.facts is not None:
+    facts = value.facts
+    if facts is not None:
         message.facts.CopyFrom(
             pb.EngineFacts(
-                trimmable=value.facts.trimmable,
-                weight_bytes=value.facts.weight_bytes,
-                memory_bytes=value.facts.memory_bytes,
-                last_seq=value.facts.last_seq,
+                trimmable=facts.trimmable,
+                weight_bytes=facts.weight_bytes,
+                memory_bytes=facts.memory_bytes,
+                last_seq=facts.last_seq,
+                position_bytes=facts.position_bytes,
+                slot_bytes=facts.slot_bytes,
+                shelved=facts.shelved,
             )
         )
     return message
@@ -55,7 +71,15 @@ def hello_from(message: pb.Hello) -> Hello:
         versions=versions_from(message.versions),
         model_digest=message.model_digest,
         plan=plan_from(message.plan),
-        facts=EngineFacts(facts.trimmable, facts.weight_bytes, facts.memory_bytes, facts.last_seq)
+        facts=EngineFacts(
+            facts.trimmable,
+            facts.weight_bytes,
+            facts.memory_bytes,
+            facts.last_seq,
+            facts.position_bytes,
+            facts.slot_bytes,
+            facts.shelved,
+        )
         if message.HasField("facts")
         else None,
     )
@@ -67,7 +91,9 @@ def step_to(step: Step) -> pb.Step:
         seq=step.seq,
         release=step.release,
         park=[pb.Park(slot=p.slot, keep=p.keep) for p in step.park],
+        save=[pb.Save(slot=s.slot, entry=s.entry, scope=s.scope, ids=s.ids) for s in step.save],
         fork=[pb.Fork(source=f.source, slot=f.slot, keep=f.keep) for f in step.fork],
+        restore=[pb.Restore(slot=r.slot, entry=r.entry) for r in step.restore],
         admit=[_admit_to(a) for a in step.admit],
         decode=step.decode,
         iterations=step.iterations,
@@ -84,7 +110,9 @@ def step_from(message: pb.Step) -> Step:
         seq=Seq(message.seq),
         release=tuple(map(Slot, message.release)),
         park=tuple(Park(Slot(p.slot), p.keep) for p in message.park),
+        save=tuple(Save(Slot(s.slot), Entry(s.entry), s.scope, tuple(s.ids)) for s in message.save),
         fork=tuple(Fork(Slot(f.source), Slot(f.slot), f.keep) for f in message.fork),
+        restore=tuple(Restore(Slot(r.slot), Entry(r.entry)) for r in message.restore),
         admit=tuple(map(_admit_from, message.admit)),
         decode=tuple(map(Slot, message.decode)),
         iterations=message.iterations,
@@ -113,6 +141,10 @@ def _admit_to(admit: Admit) -> pb.Admit:
         history=admit.history,
         generated=admit.generated,
         end_ids=admit.end_ids,
+        end_from=admit.end_from,
+        logprobs=admit.logprobs,
+        grammar=admit.grammar,
+        draft=admit.draft,
     )
 
 
@@ -135,6 +167,10 @@ def _admit_from(message: pb.Admit) -> Admit:
         history=tuple(message.history),
         generated=tuple(message.generated),
         end_ids=tuple(message.end_ids),
+        end_from=message.end_from,
+        logprobs=message.logprobs if message.HasField("logprobs") else None,
+        grammar=message.grammar,
+        draft=message.draft,
     )
 
 
@@ -148,6 +184,16 @@ def result_to(result: StepResult) -> pb.StepResult:
         decode_seconds=result.decode_seconds,
         chunk_seconds=result.chunk_seconds,
         memory_bytes=result.memory_bytes,
+        counts=result.counts,
+        likelihoods=[
+            pb.Likelihood(
+                slot=value.slot,
+                logprob=value.logprob,
+                top_ids=[token for token, _ in value.top],
+                top_logprobs=[logprob for _, logprob in value.top],
+            )
+            for value in result.likelihoods
+        ],
     )
 
 
@@ -161,4 +207,64 @@ def result_from(message: pb.StepResult) -> StepResult:
         decode_seconds=message.decode_seconds,
         chunk_seconds=tuple(message.chunk_seconds),
         memory_bytes=message.memory_bytes,
+        counts=tuple(message.counts),
+        likelihoods=tuple(
+            Likelihood(
+                Slot(value.slot),
+                value.logprob,
+                tuple(zip(value.top_ids, value.top_logprobs, strict=True)),
+            )
+            for value in message.likelihoods
+        ),
     )
+
+
+def shelved_to(value: Shelved) -> pb.Shelved:
+    return pb.Shelved(
+        entry=value.entry, scope=value.scope, ids=value.ids, size=value.size, used=value.used
+    )
+
+
+def shelved_from(message: pb.Shelved) -> Shelved:
+    return Shelved(
+        Entry(message.entry), message.scope, tuple(message.ids), message.size, message.used
+    )
+
+
+def order_to(value: ShelfOrder) -> pb.ShelfOrder:
+    return pb.ShelfOrder(verb=value.verb, entry=value.entry)
+
+
+def order_from(message: pb.ShelfOrder) -> ShelfOrder:
+    """Raises ProtocolError for a verb of another version."""
+    return ShelfOrder(_verb(message.verb), Entry(message.entry))
+
+
+def news_to(value: ShelfNews) -> pb.ShelfNews:
+    return pb.ShelfNews(
+        verb=value.verb,
+        entry=value.entry,
+        ok=value.ok,
+        size=value.size,
+        full=value.full,
+        reason=value.reason,
+    )
+
+
+def news_from(message: pb.ShelfNews) -> ShelfNews:
+    """Raises ProtocolError for a verb of another version."""
+    return ShelfNews(
+        _verb(message.verb),
+        Entry(message.entry),
+        message.ok,
+        message.size,
+        message.full,
+        message.reason,
+    )
+
+
+def _verb(name: str) -> Verb:
+    try:
+        return Verb(name)
+    except ValueError:
+        raise ProtocolError(f"no order for the shelf is called {name!r}") from None

@@ -3,37 +3,60 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import grpc
 
 from cluster.core.cluster import Hello
-from cluster.core.errors import EpochEnded, ProtocolError, VersionMismatch
+from cluster.core.errors import EpochEnded, NodeUnreachable, ProtocolError, VersionMismatch
 from cluster.core.plan import Step, StepResult
+from cluster.core.shelf import ShelfNews, ShelfOrder, Shelved
 from cluster.wire import security
-from cluster.wire.codec import hello_from, hello_to, result_from, step_to
+from cluster.wire.codec import (
+    hello_from,
+    hello_to,
+    news_from,
+    order_to,
+    result_from,
+    shelved_from,
+    step_to,
+)
 from cluster.wire.status import restore, restored
 from cluster.wire.v1 import engine_pb2 as pb
 from cluster.wire.v1 import engine_pb2_grpc
 
 CONNECT_SECONDS = 10.0
+CALLS = 5
+"""How often an engine is called that refuses before it has heard the hello."""
 
 Stream = grpc.aio.StreamStreamCall[pb.ToEngine, pb.FromEngine]
 
 
 class EngineClient:
-    """One open stream to one engine. Made by `connect`."""
+    """One open stream to one engine. Made by `connect`, which also has it read."""
 
-    def __init__(self, stream: Stream, hello: Hello, peer: str) -> None:
+    def __init__(
+        self, stream: Stream, hello: Hello, peer: str, shelved: tuple[Shelved, ...] = ()
+    ) -> None:
         self._stream = stream
         self._peer = peer
+        self._results: asyncio.Queue[StepResult | EpochEnded] = asyncio.Queue()
+        """As many as steps are in flight; at the end, and then for good, why there are no more."""
         self.hello = hello
         """What the engine said of itself."""
+        self.shelved = shelved
+        """What was on its shelf when it was connected."""
+        self.on_news: Callable[[ShelfNews], None] = lambda news: None
+        """Called with each news of the shelf as it is read; must neither raise nor block."""
 
     async def send(self, step: Step) -> None:
         """Send a step. Raises EpochEnded when the stream is broken."""
         await self.send_encoded(encode(step))
+
+    async def order(self, order: ShelfOrder) -> None:
+        """Send an order for the shelf. Raises EpochEnded when the stream is broken."""
+        await self.send_encoded(pb.ToEngine(shelf=order_to(order)))
 
     async def send_encoded(self, message: pb.ToEngine) -> None:
         """Send a step that was encoded once for all ranks."""
@@ -46,16 +69,48 @@ class EngineClient:
 
     async def next_result(self) -> StepResult:
         """The next result. Raises EpochEnded when the engine failed or is gone."""
+        result = await self._results.get()
+        if isinstance(result, StepResult):
+            return result
+        self._results.put_nowait(result)
+        raise EpochEnded(str(result))
+
+    async def read(self) -> None:
+        """Read until the stream ends: results for `next_result`, news for `on_news`. News come
+        at any time, so it can't be left to somebody who waits for a result."""
+        ended = EpochEnded(f"nobody reads the stream of {self._peer} any more")
+        try:
+            while True:
+                answer = await self._next_answer()
+                if isinstance(answer, StepResult):
+                    self._results.put_nowait(answer)
+                else:
+                    self.on_news(answer)
+        except EpochEnded as error:
+            ended = error
+        finally:
+            self._results.put_nowait(ended)
+
+    async def _next_answer(self) -> StepResult | ShelfNews:
         try:
             message = await self._stream.read()
         except grpc.aio.AioRpcError as error:
             raise EpochEnded(str(restore(error, self._peer))) from error
         if isinstance(message, pb.FromEngine):
-            if message.HasField("result"):
-                return result_from(message.result)
-            if message.HasField("failure"):
-                raise EpochEnded(f"{self._peer} failed: {message.failure.message}")
+            match message.WhichOneof("kind"):
+                case "result":
+                    return result_from(message.result)
+                case "news":
+                    return self._news(message.news)
+                case "failure":
+                    raise EpochEnded(f"{self._peer} failed: {message.failure.message}")
         raise EpochEnded(f"{self._peer} closed its stream")
+
+    def _news(self, message: pb.ShelfNews) -> ShelfNews:
+        try:
+            return news_from(message)
+        except ProtocolError as error:
+            raise EpochEnded(f"{self._peer}: {error}") from error
 
 
 def encode(step: Step) -> pb.ToEngine:
@@ -71,23 +126,64 @@ async def connect(endpoint: str, secret: str, hello: Hello) -> AsyncIterator[Eng
     """
     peer = f"the engine of rank {hello.plan.rank} at {endpoint}"
     async with security.channel(endpoint) as channel:
-        stub = engine_pb2_grpc.EngineStub(channel)
-        stream = stub.Run(metadata=security.secret(secret).metadata)
+        stream = await _call(channel, secret, hello)
         try:
-            with restored(peer):
-                async with asyncio.timeout(CONNECT_SECONDS):
-                    # A call that was refused already can't be written to; reading says why.
-                    with suppress(grpc.aio.AioRpcError):
-                        await stream.write(pb.ToEngine(hello=hello_to(hello)))
-                    answer = await stream.read()
-            if not isinstance(answer, pb.FromEngine) or not answer.HasField("hello"):
-                raise ProtocolError(f"{peer} did not answer the hello")
-            theirs = hello_from(answer.hello)
-            if wrong := differences(hello, theirs):
-                raise VersionMismatch(f"{peer} differs: {'; '.join(wrong)}")
-            yield EngineClient(stream, theirs, peer)
+            theirs, shelved = await _greet(stream, peer, hello)
+            client = EngineClient(stream, theirs, peer, shelved)
+            reading = asyncio.create_task(client.read(), name=f"read {peer}")
+            try:
+                yield client
+            finally:
+                reading.cancel()
+                await asyncio.wait([reading])
         finally:
             stream.cancel()
+
+
+async def _call(channel: grpc.aio.Channel, secret: str, hello: Hello) -> Stream:
+    """A stream that our hello was written to, or one that says why it was refused.
+
+    Where a refusal comes while the hello is being written, gRPC puts an error of its own in
+    place of the reason; the next call may be told it.
+    """
+    stub = engine_pb2_grpc.EngineStub(channel)
+    calls = 0
+    while True:
+        stream = stub.Run(metadata=security.secret(secret).metadata)
+        calls += 1
+        try:
+            await stream.write(pb.ToEngine(hello=hello_to(hello)))
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.INTERNAL and calls < CALLS:
+                continue
+        return stream
+
+
+async def _greet(stream: Stream, peer: str, hello: Hello) -> tuple[Hello, tuple[Shelved, ...]]:
+    """The engine's hello, which matches ours, and what is on its shelf."""
+    try:
+        with restored(peer):
+            async with asyncio.timeout(CONNECT_SECONDS):
+                answer = await stream.read()
+                if not isinstance(answer, pb.FromEngine) or not answer.HasField("hello"):
+                    raise ProtocolError(f"{peer} did not answer the hello")
+                theirs = hello_from(answer.hello)
+                if wrong := differences(hello, theirs):
+                    raise VersionMismatch(f"{peer} differs: {'; '.join(wrong)}")
+                return theirs, await _read_shelved(stream, theirs, peer)
+    except TimeoutError as error:
+        raise NodeUnreachable(f"{peer} says nothing more after {CONNECT_SECONDS:g} s") from error
+
+
+async def _read_shelved(stream: Stream, hello: Hello, peer: str) -> tuple[Shelved, ...]:
+    """What follows an engine's hello."""
+    shelved = []
+    for _ in range(hello.facts.shelved if hello.facts else 0):
+        message = await stream.read()
+        if not isinstance(message, pb.FromEngine) or not message.HasField("shelved"):
+            raise ProtocolError(f"{peer} did not say what is on its shelf")
+        shelved.append(shelved_from(message.shelved))
+    return tuple(shelved)
 
 
 def differences(mine: Hello, theirs: Hello) -> list[str]:

@@ -1,10 +1,11 @@
-"""The engine's endpoint: steps in, results out, for one coordinator at a time."""
+"""The engine's endpoint, for one coordinator at a time: steps in, results out, and beside them
+orders for the shelf and its news."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 import grpc
@@ -12,8 +13,17 @@ import grpc
 from cluster.core.cluster import Hello
 from cluster.core.errors import ProtocolError, StepRefused, TandemError
 from cluster.core.plan import Step, StepResult
+from cluster.core.shelf import ShelfNews, ShelfOrder, Shelved
 from cluster.wire import security
-from cluster.wire.codec import hello_from, hello_to, result_to, step_from
+from cluster.wire.codec import (
+    hello_from,
+    hello_to,
+    news_to,
+    order_from,
+    result_to,
+    shelved_to,
+    step_from,
+)
 from cluster.wire.status import abort
 from cluster.wire.v1 import engine_pb2 as pb
 from cluster.wire.v1 import engine_pb2_grpc
@@ -29,12 +39,21 @@ class EngineHandler(Protocol):
         """Compare with our own and answer it. Raises VersionMismatch or NotAuthorized."""
         ...
 
+    def shelved(self) -> Sequence[Shelved]:
+        """What is on the shelf: as many as the facts of the hello say."""
+        ...
+
     def submit(self, step: Step) -> None:
         """Hand over a step; never blocks. Raises StepRefused."""
         ...
 
-    async def next_result(self) -> StepResult:
-        """The next result in order. Raises ProtocolError once the engine can't go on."""
+    def order(self, order: ShelfOrder) -> None:
+        """Hand over an order for the shelf; never blocks. Raises StepRefused."""
+        ...
+
+    async def next_answer(self) -> StepResult | ShelfNews:
+        """The next result in order, or news of the shelf as they come. Raises ProtocolError
+        once the engine can't go on."""
         ...
 
 
@@ -92,19 +111,26 @@ class EngineServer(engine_pb2_grpc.EngineServicer):
             raise ProtocolError("the first message must be a hello")
         mine = self._handler.hello(hello_from(first.hello))
         await context.write(pb.FromEngine(hello=hello_to(mine)))
+        for shelved in self._handler.shelved():
+            await context.write(pb.FromEngine(shelved=shelved_to(shelved)))
 
     async def _exchange(
         self,
         steps: AsyncIterator[pb.ToEngine],
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> None:
-        """Steps to the engine and results back until the coordinator closes its side."""
+        """Steps and orders to the engine, and what comes of them back, until the coordinator
+        closes its side."""
         answering = asyncio.create_task(self._answer(context), name="answer steps")
         try:
             async for message in steps:
-                if not message.HasField("step"):
-                    raise StepRefused("only steps may follow the hello")
-                self._handler.submit(step_from(message.step))
+                match message.WhichOneof("kind"):
+                    case "step":
+                        self._handler.submit(step_from(message.step))
+                    case "shelf":
+                        self._handler.order(order_from(message.shelf))
+                    case _:
+                        raise StepRefused("only steps and orders may follow the hello")
                 if answering.done():
                     answering.result()
         finally:
@@ -115,8 +141,11 @@ class EngineServer(engine_pb2_grpc.EngineServicer):
     async def _answer(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         while True:
             try:
-                result = await self._handler.next_result()
+                answer = await self._handler.next_answer()
             except ProtocolError as error:
                 await context.write(pb.FromEngine(failure=pb.Failure(message=str(error))))
                 return
-            await context.write(pb.FromEngine(result=result_to(result)))
+            if isinstance(answer, StepResult):
+                await context.write(pb.FromEngine(result=result_to(answer)))
+            else:
+                await context.write(pb.FromEngine(news=news_to(answer)))

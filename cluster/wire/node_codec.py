@@ -70,6 +70,8 @@ def launch_to_wire(spec: LaunchSpec) -> node_pb2.LaunchRequest:
         plan=plan_to(spec.plan),
         ring=spec.ring,
         threads=spec.threads,
+        kv_bits=spec.kv_bits,
+        kv_dir=spec.kv_dir,
     )
 
 
@@ -88,6 +90,8 @@ def launch_from_wire(message: node_pb2.LaunchRequest) -> LaunchSpec:
         plan=plan_from(p),
         ring=tuple(message.ring),
         threads=message.threads,
+        kv_bits=message.kv_bits,
+        kv_dir=message.kv_dir,
     )
 
 

@@ -25,6 +25,7 @@ STATUS: dict[type[TandemError], grpc.StatusCode] = {
     errors.RequestError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.PromptTooLong: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.GrammarRefused: grpc.StatusCode.INVALID_ARGUMENT,
     errors.Unsupported: grpc.StatusCode.UNIMPLEMENTED,
     errors.ModelNotFound: grpc.StatusCode.NOT_FOUND,
     errors.BodyTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,

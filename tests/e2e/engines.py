@@ -34,9 +34,17 @@ def free_ports(count: int) -> list[int]:
         return [s.getsockname()[1] for s in sockets]
 
 
-def specs(folder: Path, world: int, epoch: Epoch) -> list[LaunchSpec]:
+def specs(
+    folder: Path,
+    world: int,
+    epoch: Epoch,
+    *,
+    parallel: str = "tensor",
+    kv_bits: int = 0,
+    kv_dir: str = "",
+) -> list[LaunchSpec]:
     ring = tuple(f"127.0.0.1:{port}" for port in free_ports(world)) if world > 1 else ()
-    kind, backend = ("tensor", "ring") if world > 1 else ("single", "none")
+    kind, backend = (parallel, "ring") if world > 1 else ("single", "none")
     return [
         LaunchSpec(
             epoch=epoch,
@@ -45,6 +53,8 @@ def specs(folder: Path, world: int, epoch: Epoch) -> list[LaunchSpec]:
             model_digest=digest(folder),
             plan=ShardPlan(world, Rank(rank), kind, backend),
             ring=ring,
+            kv_bits=kv_bits,
+            kv_dir=kv_dir,
         )
         for rank in range(world)
     ]
@@ -110,9 +120,18 @@ def hello(spec: LaunchSpec, **changes: Any) -> Hello:
 
 
 @asynccontextmanager
-async def launched(folder: Path, world: int, epoch: Epoch) -> AsyncIterator[list[Engine]]:
+async def launched(
+    folder: Path,
+    world: int,
+    epoch: Epoch,
+    *,
+    parallel: str = "tensor",
+    kv_bits: int = 0,
+    kv_dir: str = "",
+) -> AsyncIterator[list[Engine]]:
     """A group of engines that are ready; all gone at the end."""
-    engines = [Engine(spec) for spec in specs(folder, world, epoch)]
+    wanted = specs(folder, world, epoch, parallel=parallel, kv_bits=kv_bits, kv_dir=kv_dir)
+    engines = [Engine(spec) for spec in wanted]
     try:
         async with asyncio.timeout(DEADLINE):
             ready = await asyncio.gather(

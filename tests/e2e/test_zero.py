@@ -23,8 +23,10 @@ AT_ONCE = 4
 
 @pytest.fixture(scope="module", params=[1, 2])
 def narrow(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Two sequences at a time, so that others queue."""
-    with serving("--local-ranks", str(request.param), "--sequences", "2") as server:
+    """Two sequences at a time, so that others queue; and room for few prefixes, so that it is
+    full of them before the first look at its size."""
+    ranks = str(request.param)
+    with serving("--local-ranks", ranks, "--sequences", "2", "--kv-gb", "0.1") as server:
         yield server
 
 

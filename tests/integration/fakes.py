@@ -13,7 +13,8 @@ from cluster.core.channel import ChannelTable
 from cluster.core.clock import SystemClock
 from cluster.core.config import Limits, Pacing
 from cluster.core.ids import Slot
-from cluster.core.plan import Step, StepResult
+from cluster.core.plan import Likelihood, Step, StepResult
+from cluster.core.shelf import ShelfNews, ShelfOrder, Shelved
 from cluster.core.view import ServedModel
 
 END = 1
@@ -26,6 +27,12 @@ def answer(prompt: Sequence[int], length: int) -> list[int]:
     return [32 + (seed + 7919 * place) % 90 for place in range(length)]
 
 
+def likelihood(slot: Slot, token: int, count: int) -> Likelihood:
+    """What FakeRanks says of an id that was sampled, with as many others as were asked for."""
+    top = tuple((token + place, -token / 100 - place) for place in range(count))
+    return Likelihood(slot, -token / 100, top)
+
+
 class FakeTokenizer:
     """One id is one character; ids below 32 have no text."""
 
@@ -35,6 +42,9 @@ class FakeTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(chr(token) for token in ids if token >= 32)
+
+    def token_bytes(self, token: int) -> bytes:
+        return chr(token).encode()
 
     def encode(self, text: str) -> tuple[int, ...]:
         return tuple(map(ord, text))
@@ -52,11 +62,16 @@ class FakeRanks:
     def __init__(self, pauses: random.Random | None = None) -> None:
         self._prompts: dict[Slot, list[int]] = {}
         self._told: dict[Slot, int] = {}
+        self._logprobs: dict[Slot, int | None] = {}
         self._results: asyncio.Queue[StepResult] = asyncio.Queue()
         self._pauses = pauses
         self.steps: list[Step] = []
         self.gate = asyncio.Event()
         """Cleared, results are held back."""
+        self.on_shelf: tuple[Shelved, ...] = ()
+        self.orders: list[ShelfOrder] = []
+        self.news: asyncio.Queue[ShelfNews] = asyncio.Queue()
+        """Put in by the test."""
         self.gate.set()
 
     async def pause(self) -> None:
@@ -70,6 +85,18 @@ class FakeRanks:
         self._results.put_nowait(self._execute(step))
         await self.pause()
 
+    def shelved(self) -> tuple[Shelved, ...]:
+        return self.on_shelf
+
+    async def order(self, order: ShelfOrder) -> None:
+        await self.pause()
+        self.orders.append(order)
+
+    async def next_news(self) -> ShelfNews:
+        news = await self.news.get()
+        await self.pause()
+        return news
+
     async def next_result(self) -> StepResult:
         result = await self._results.get()
         await self.gate.wait()
@@ -79,24 +106,35 @@ class FakeRanks:
     def _execute(self, step: Step) -> StepResult:
         for fork in step.fork:
             self._prompts[fork.slot] = self._prompts[fork.source][: fork.keep]
+        for restore in step.restore:
+            (found,) = (each for each in self.on_shelf if each.entry == restore.entry)
+            self._prompts[restore.slot] = list(found.ids)
         for admit in step.admit:
             self._prompts[admit.slot] = self._prompts.get(admit.slot, [])[: admit.keep]
             self._told[admit.slot] = 0
+            self._logprobs[admit.slot] = admit.logprobs
         decoded: list[int] = []
         for _ in range(step.iterations):
             decoded.extend(self._next(slot) for slot in step.decode)
+        slots = list(step.decode) * step.iterations
         prefilled: list[int] = []
         for chunk in step.chunks:
             assert len(self._prompts[chunk.slot]) == chunk.start
             self._prompts[chunk.slot].extend(chunk.tokens)
             if chunk.sample:
                 prefilled.append(self._next(chunk.slot))
+                slots.append(chunk.slot)
         return StepResult(
             step.epoch,
             step.seq,
             digest=0,
             decoded=tuple(decoded),
             prefilled=tuple(prefilled),
+            likelihoods=tuple(
+                likelihood(slot, token, count)
+                for slot, token in zip(slots, decoded + prefilled, strict=True)
+                if (count := self._logprobs[slot]) is not None
+            ),
             decode_seconds=0.001 * step.iterations,
             chunk_seconds=tuple(0.0001 * len(chunk.tokens) for chunk in step.chunks),
         )

@@ -125,6 +125,19 @@ TABLE: list[tuple[Any, int, str | None, str | None]] = [
     (question(seed="lucky"), 400, None, "seed"),
     (question(seed=1.5), 400, None, "seed"),
     (question(n=0), 400, None, "n"),
+    (question(n=9), 400, None, "n"),
+    (question(n=True), 400, None, "n"),
+    (question(logprobs=1), 400, None, "logprobs"),
+    (question(logprobs="yes"), 400, None, "logprobs"),
+    (question(top_logprobs=3), 400, None, "top_logprobs"),
+    (question(top_logprobs=3, logprobs=False), 400, None, "top_logprobs"),
+    (question(top_logprobs=21, logprobs=True), 400, None, "top_logprobs"),
+    (question(top_logprobs=-1, logprobs=True), 400, None, "top_logprobs"),
+    (question(min_tokens=-1), 400, None, "min_tokens"),
+    (question(min_tokens=1.0), 400, None, "min_tokens"),
+    (question(min_tokens=6, max_tokens=5), 400, None, "min_tokens"),
+    (question(min_tokens=6, max_tokens=9, max_completion_tokens=5), 400, None, "min_tokens"),
+    (question(ignore_eos="no"), 400, None, "ignore_eos"),
     (question(logit_bias=[1]), 400, None, "logit_bias"),
     (question(logit_bias={"a": 1}), 400, None, "logit_bias"),
     (question(logit_bias={"-1": 1}), 400, None, "logit_bias"),
@@ -149,21 +162,15 @@ TABLE: list[tuple[Any, int, str | None, str | None]] = [
         "stream_options.include_usage",
     ),
     # Understood, and not possible
-    (question(n=2), 400, UNSUPPORTED, "n"),
     (question(tools=[TOOL]), 400, UNSUPPORTED, "tools"),
-    (question(tool_choice="required"), 400, UNSUPPORTED, "tool_choice"),
-    (question(tool_choice={"type": "function"}), 400, UNSUPPORTED, "tool_choice"),
+    (question(tools=[TOOL], tool_choice="auto"), 400, UNSUPPORTED, "tools"),
     (question(functions=[{"name": "f"}]), 400, UNSUPPORTED, "functions"),
     (question(function_call={"name": "f"}), 400, UNSUPPORTED, "function_call"),
-    (question(response_format={"type": "json_object"}), 400, UNSUPPORTED, "response_format"),
-    (question(response_format="json"), 400, UNSUPPORTED, "response_format"),
-    (question(logprobs=True), 400, UNSUPPORTED, "logprobs"),
-    (question(top_logprobs=3), 400, UNSUPPORTED, "top_logprobs"),
     (question(modalities=["text", "audio"]), 400, UNSUPPORTED, "modalities"),
     (question(audio={"voice": "alloy"}), 400, UNSUPPORTED, "audio"),
     (question(prediction={"type": "content"}), 400, UNSUPPORTED, "prediction"),
     (question(web_search_options={}), 400, UNSUPPORTED, "web_search_options"),
-    (question(ignore_eos=True), 400, UNSUPPORTED, "ignore_eos"),
+    (question(stop_token_ids=[5]), 400, UNSUPPORTED, "stop_token_ids"),
     # Size
     (b" " * (LIMIT + 1), 413, "request_too_large", None),
     (user("x" * LIMIT), 413, "request_too_large", None),
@@ -175,7 +182,11 @@ ACCEPTED: list[dict[str, Any]] = [
     question(unknown={"a": [1, None]}, user="me", metadata={}, store=True, service_tier="auto"),
     question(parallel_tool_calls=False, reasoning_effort="low", verbosity="low"),
     question(tools=[], functions=[], tool_choice="auto", function_call="none", n=1),
+    question(tools=[TOOL], tool_choice="none", structured_outputs={"regex": None}),
     question(response_format={"type": "text"}, modalities=["text"], logprobs=False),
+    question(top_logprobs=0, min_tokens=None, ignore_eos=None, stop_token_ids=[]),
+    question(n=8, logprobs=True, top_logprobs=20, min_tokens=5, max_tokens=5, ignore_eos=True),
+    question(min_tokens=10**30),
     question(max_tokens=10**30, max_completion_tokens=10**40),
     question(temperature=2, top_p=0, top_k=-1, min_p=1, repetition_penalty=1.1),
     question(seed=-(10**30), logit_bias={"5": -100, "6": 1}),
@@ -253,12 +264,14 @@ async def test_a_refused_stream_is_no_stream(http: httpx.AsyncClient) -> None:
 
 
 async def test_accepted(http: httpx.AsyncClient, coordinator: FakeCoordinator) -> None:
-    for count, body in enumerate(ACCEPTED, start=1):
+    count = 0
+    for body in ACCEPTED:
         answer = await http.post(CHAT, json=body)
         assert answer.status_code == 200, f"{body}: {answer.text}"
+        count += body.get("n") or 1
         assert len(coordinator.generations) == count
     seeds = {generation.order.sampling.seed for generation in coordinator.generations}
-    assert len(seeds) == len(ACCEPTED)
+    assert len(seeds) == count
     assert all(0 <= seed < 2**64 for seed in seeds)
 
 

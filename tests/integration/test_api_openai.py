@@ -236,7 +236,7 @@ async def test_the_log_has_the_ids_and_no_text(
 ) -> None:
     with structlog.testing.capture_logs() as lines:
         done = await http.post(CHAT, json=question())
-        refused = await http.post(CHAT, json=question(n=2))
+        refused = await http.post(CHAT, json=question(audio={"voice": "alloy"}))
     ended, no = [line for line in lines if line["event"] in ("ended", "refused")]
     assert ended["request_id"] == done.headers["x-request-id"]
     assert ended["id"] == done.json()["id"]

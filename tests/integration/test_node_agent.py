@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -38,7 +39,7 @@ COMMAND = (sys.executable, "-I", "-S", str(FAKE_ENGINE))
 
 def make_agent(
     *, command: tuple[str, ...] = COMMAND, grace: float = 30.0, silence: float = 30.0,
-    log: list[str] | None = None,
+    log: list[str] | None = None, kv_dir: str = "",
 ) -> Agent:  # fmt: skip
     return Agent(
         "127.0.0.1",
@@ -49,6 +50,7 @@ def make_agent(
         orphan_grace=grace,
         silence=silence,
         say=(log if log is not None else []).append,
+        kv_dir=kv_dir,
     )
 
 
@@ -126,6 +128,16 @@ async def test_an_engine_that_is_never_ready(
     with pytest.raises(kind, match=words):
         await everything(agent, spec(mode))
     assert agent.engines == 0
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted", "used"),
+    [("", "", "none"), ("", "/kv", "/kv"), ("/own", "/kv", "/own"), ("/own", "", "none")],
+)
+async def test_the_folder_for_prefixes(own: str, wanted: str, used: str) -> None:
+    agent = make_agent(kv_dir=own)
+    with pytest.raises(CannotShard, match=f"^{used}$"):
+        await everything(agent, replace(spec("says its folder"), kv_dir=wanted))
 
 
 async def test_an_engine_that_dies_after_it_was_ready(agent: Agent) -> None:

@@ -24,21 +24,25 @@ class ToEngine(_message.Message):
 
     HELLO_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
+    SHELF_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
     def step(self) -> Global___Step: ...
+    @_builtins.property
+    def shelf(self) -> Global___ShelfOrder: ...
     def __init__(
         self,
         *,
         hello: Global___Hello | None = ...,
         step: Global___Step | None = ...,
+        shelf: Global___ShelfOrder | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "kind", b"kind", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "kind", b"kind", "shelf", b"shelf", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "kind", b"kind", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "kind", b"kind", "shelf", b"shelf", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "step"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "step", "shelf"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -51,6 +55,8 @@ class FromEngine(_message.Message):
     HELLO_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    SHELVED_FIELD_NUMBER: _builtins.int
+    NEWS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -59,18 +65,26 @@ class FromEngine(_message.Message):
     def failure(self) -> Global___Failure:
         """a local exception; the engine exits after it"""
 
+    @_builtins.property
+    def shelved(self) -> Global___Shelved:
+        """EngineFacts.shelved of them, right after the hello"""
+
+    @_builtins.property
+    def news(self) -> Global___ShelfNews: ...
     def __init__(
         self,
         *,
         hello: Global___Hello | None = ...,
         result: Global___StepResult | None = ...,
         failure: Global___Failure | None = ...,
+        shelved: Global___Shelved | None = ...,
+        news: Global___ShelfNews | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "hello", b"hello", "kind", b"kind", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "hello", b"hello", "kind", b"kind", "news", b"news", "result", b"result", "shelved", b"shelved"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "hello", b"hello", "kind", b"kind", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "hello", b"hello", "kind", b"kind", "news", b"news", "result", b"result", "shelved", b"shelved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "result", "failure"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "result", "failure", "shelved", "news"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -160,7 +174,7 @@ class ShardPlan(_message.Message):
     rank: _builtins.int
     """of the receiving or sending engine"""
     kind: _builtins.str
-    """"single" or "tensor" """
+    """"single", "tensor" or "pipeline" """
     backend: _builtins.str
     """"none", "ring", "jaccl" or "nccl" """
     def __init__(
@@ -187,6 +201,9 @@ class EngineFacts(_message.Message):
     WEIGHT_BYTES_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     LAST_SEQ_FIELD_NUMBER: _builtins.int
+    POSITION_BYTES_FIELD_NUMBER: _builtins.int
+    SLOT_BYTES_FIELD_NUMBER: _builtins.int
+    SHELVED_FIELD_NUMBER: _builtins.int
     trimmable: _builtins.bool
     """every layer's cache can be cut at any position"""
     weight_bytes: _builtins.int
@@ -195,6 +212,12 @@ class EngineFacts(_message.Message):
     """held after loading"""
     last_seq: _builtins.int
     """last step applied in this epoch"""
+    position_bytes: _builtins.int
+    """cache bytes of one position of one sequence"""
+    slot_bytes: _builtins.int
+    """cache bytes of a slot that do not grow with its positions"""
+    shelved: _builtins.int
+    """prefixes found on disk; as many Shelved follow"""
     def __init__(
         self,
         *,
@@ -202,14 +225,111 @@ class EngineFacts(_message.Message):
         weight_bytes: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
         last_seq: _builtins.int = ...,
+        position_bytes: _builtins.int = ...,
+        slot_bytes: _builtins.int = ...,
+        shelved: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_seq", b"last_seq", "memory_bytes", b"memory_bytes", "trimmable", b"trimmable", "weight_bytes", b"weight_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_seq", b"last_seq", "memory_bytes", b"memory_bytes", "position_bytes", b"position_bytes", "shelved", b"shelved", "slot_bytes", b"slot_bytes", "trimmable", b"trimmable", "weight_bytes", b"weight_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EngineFacts: _TypeAlias = EngineFacts  # noqa: Y015
+
+@_typing.final
+class Shelved(_message.Message):
+    """A prefix on disk. cluster/core/shelf.py says how the shelf works."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    entry: _builtins.str
+    scope: _builtins.str
+    size: _builtins.int
+    used: _builtins.float
+    """Unix time"""
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        entry: _builtins.str = ...,
+        scope: _builtins.str = ...,
+        ids: _abc.Iterable[_builtins.int] | None = ...,
+        size: _builtins.int = ...,
+        used: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "ids", b"ids", "scope", b"scope", "size", b"size", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Shelved: _TypeAlias = Shelved  # noqa: Y015
+
+@_typing.final
+class ShelfOrder(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERB_FIELD_NUMBER: _builtins.int
+    ENTRY_FIELD_NUMBER: _builtins.int
+    verb: _builtins.str
+    """"stage", "unstage" or "delete" """
+    entry: _builtins.str
+    def __init__(
+        self,
+        *,
+        verb: _builtins.str = ...,
+        entry: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "verb", b"verb"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShelfOrder: _TypeAlias = ShelfOrder  # noqa: Y015
+
+@_typing.final
+class ShelfNews(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERB_FIELD_NUMBER: _builtins.int
+    ENTRY_FIELD_NUMBER: _builtins.int
+    OK_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    FULL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    verb: _builtins.str
+    """"save" or "stage" """
+    entry: _builtins.str
+    ok: _builtins.bool
+    size: _builtins.int
+    full: _builtins.bool
+    """it failed for want of disk space"""
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        verb: _builtins.str = ...,
+        entry: _builtins.str = ...,
+        ok: _builtins.bool = ...,
+        size: _builtins.int = ...,
+        full: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "full", b"full", "ok", b"ok", "reason", b"reason", "size", b"size", "verb", b"verb"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShelfNews: _TypeAlias = ShelfNews  # noqa: Y015
 
 @_typing.final
 class Step(_message.Message):
@@ -226,6 +346,8 @@ class Step(_message.Message):
     DECODE_FIELD_NUMBER: _builtins.int
     ITERATIONS_FIELD_NUMBER: _builtins.int
     CHUNKS_FIELD_NUMBER: _builtins.int
+    SAVE_FIELD_NUMBER: _builtins.int
+    RESTORE_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     seq: _builtins.int
     iterations: _builtins.int
@@ -241,6 +363,10 @@ class Step(_message.Message):
     def decode(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Chunk]: ...
+    @_builtins.property
+    def save(self) -> _containers.RepeatedCompositeFieldContainer[Global___Save]: ...
+    @_builtins.property
+    def restore(self) -> _containers.RepeatedCompositeFieldContainer[Global___Restore]: ...
     def __init__(
         self,
         *,
@@ -253,14 +379,67 @@ class Step(_message.Message):
         decode: _abc.Iterable[_builtins.int] | None = ...,
         iterations: _builtins.int = ...,
         chunks: _abc.Iterable[Global___Chunk] | None = ...,
+        save: _abc.Iterable[Global___Save] | None = ...,
+        restore: _abc.Iterable[Global___Restore] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admit", b"admit", "chunks", b"chunks", "decode", b"decode", "epoch", b"epoch", "fork", b"fork", "iterations", b"iterations", "park", b"park", "release", b"release", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admit", b"admit", "chunks", b"chunks", "decode", b"decode", "epoch", b"epoch", "fork", b"fork", "iterations", b"iterations", "park", b"park", "release", b"release", "restore", b"restore", "save", b"save", "seq", b"seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Step: _TypeAlias = Step  # noqa: Y015
+
+@_typing.final
+class Save(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOT_FIELD_NUMBER: _builtins.int
+    ENTRY_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    slot: _builtins.int
+    entry: _builtins.str
+    scope: _builtins.str
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        slot: _builtins.int = ...,
+        entry: _builtins.str = ...,
+        scope: _builtins.str = ...,
+        ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "ids", b"ids", "scope", b"scope", "slot", b"slot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Save: _TypeAlias = Save  # noqa: Y015
+
+@_typing.final
+class Restore(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOT_FIELD_NUMBER: _builtins.int
+    ENTRY_FIELD_NUMBER: _builtins.int
+    slot: _builtins.int
+    entry: _builtins.str
+    def __init__(
+        self,
+        *,
+        slot: _builtins.int = ...,
+        entry: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "slot", b"slot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Restore: _TypeAlias = Restore  # noqa: Y015
 
 @_typing.final
 class Park(_message.Message):
@@ -319,8 +498,16 @@ class Admit(_message.Message):
     HISTORY_FIELD_NUMBER: _builtins.int
     GENERATED_FIELD_NUMBER: _builtins.int
     END_IDS_FIELD_NUMBER: _builtins.int
+    END_FROM_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    GRAMMAR_FIELD_NUMBER: _builtins.int
+    DRAFT_FIELD_NUMBER: _builtins.int
     slot: _builtins.int
     keep: _builtins.int
+    end_from: _builtins.int
+    logprobs: _builtins.int
+    grammar: _builtins.str
+    draft: _builtins.int
     @_builtins.property
     def sampling(self) -> Global___Sampling: ...
     @_builtins.property
@@ -338,12 +525,18 @@ class Admit(_message.Message):
         history: _abc.Iterable[_builtins.int] | None = ...,
         generated: _abc.Iterable[_builtins.int] | None = ...,
         end_ids: _abc.Iterable[_builtins.int] | None = ...,
+        end_from: _builtins.int = ...,
+        logprobs: _builtins.int | None = ...,
+        grammar: _builtins.str = ...,
+        draft: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "logprobs", b"logprobs", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_ids", b"end_ids", "generated", b"generated", "history", b"history", "keep", b"keep", "sampling", b"sampling", "slot", b"slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "draft", b"draft", "end_from", b"end_from", "end_ids", b"end_ids", "generated", b"generated", "grammar", b"grammar", "history", b"history", "keep", b"keep", "logprobs", b"logprobs", "sampling", b"sampling", "slot", b"slot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__logprobs: _TypeAlias = _typing.Literal["logprobs"]  # noqa: Y015
+    _WhichOneofArgType__logprobs: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__logprobs) -> _WhichOneofReturnType__logprobs | None: ...
 
 Global___Admit: _TypeAlias = Admit  # noqa: Y015
 
@@ -452,6 +645,8 @@ class StepResult(_message.Message):
     DECODE_SECONDS_FIELD_NUMBER: _builtins.int
     CHUNK_SECONDS_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    LIKELIHOODS_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     seq: _builtins.int
     digest: _builtins.int
@@ -467,6 +662,14 @@ class StepResult(_message.Message):
 
     @_builtins.property
     def chunk_seconds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """iterations x rows; empty when all are 1"""
+
+    @_builtins.property
+    def likelihoods(self) -> _containers.RepeatedCompositeFieldContainer[Global___Likelihood]:
+        """rank 0 only"""
+
     def __init__(
         self,
         *,
@@ -478,14 +681,46 @@ class StepResult(_message.Message):
         decode_seconds: _builtins.float = ...,
         chunk_seconds: _abc.Iterable[_builtins.float] | None = ...,
         memory_bytes: _builtins.int = ...,
+        counts: _abc.Iterable[_builtins.int] | None = ...,
+        likelihoods: _abc.Iterable[Global___Likelihood] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_seconds", b"chunk_seconds", "decode_seconds", b"decode_seconds", "decoded", b"decoded", "digest", b"digest", "epoch", b"epoch", "memory_bytes", b"memory_bytes", "prefilled", b"prefilled", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_seconds", b"chunk_seconds", "counts", b"counts", "decode_seconds", b"decode_seconds", "decoded", b"decoded", "digest", b"digest", "epoch", b"epoch", "likelihoods", b"likelihoods", "memory_bytes", b"memory_bytes", "prefilled", b"prefilled", "seq", b"seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StepResult: _TypeAlias = StepResult  # noqa: Y015
+
+@_typing.final
+class Likelihood(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOT_FIELD_NUMBER: _builtins.int
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    TOP_IDS_FIELD_NUMBER: _builtins.int
+    TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
+    slot: _builtins.int
+    logprob: _builtins.float
+    @_builtins.property
+    def top_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def top_logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        slot: _builtins.int = ...,
+        logprob: _builtins.float = ...,
+        top_ids: _abc.Iterable[_builtins.int] | None = ...,
+        top_logprobs: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "slot", b"slot", "top_ids", b"top_ids", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Likelihood: _TypeAlias = Likelihood  # noqa: Y015
 
 @_typing.final
 class Failure(_message.Message):

@@ -49,7 +49,8 @@ class EngineServicer:
     """
 
     def Run(self, request_iterator, context):
-        """The first message each way is a hello; then steps in, one result per step out.
+        """The first message each way is a hello; then steps in, one result per step out. Beside them
+        go orders for the shelf and its news. An engine's hello is followed by what its shelf holds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

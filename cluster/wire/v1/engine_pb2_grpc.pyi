@@ -36,7 +36,9 @@ class EngineStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EngineAsyncStub: ...
     Run: _grpc.StreamStreamMultiCallable[_engine_pb2.ToEngine, _engine_pb2.FromEngine]
-    """The first message each way is a hello; then steps in, one result per step out."""
+    """The first message each way is a hello; then steps in, one result per step out. Beside them
+    go orders for the shelf and its news. An engine's hello is followed by what its shelf holds.
+    """
 
 @_typing.type_check_only
 class EngineAsyncStub(EngineStub):
@@ -46,7 +48,9 @@ class EngineAsyncStub(EngineStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Run: _aio.StreamStreamMultiCallable[_engine_pb2.ToEngine, _engine_pb2.FromEngine]  # type: ignore[assignment]
-    """The first message each way is a hello; then steps in, one result per step out."""
+    """The first message each way is a hello; then steps in, one result per step out. Beside them
+    go orders for the shelf and its news. An engine's hello is followed by what its shelf holds.
+    """
 
 class EngineServicer(metaclass=_abc_1.ABCMeta):
     """Served by an engine process on its own endpoint. Every call carries the epoch's secret in
@@ -59,6 +63,8 @@ class EngineServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_engine_pb2.ToEngine],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_engine_pb2.FromEngine], _abc.AsyncIterator[_engine_pb2.FromEngine]]:
-        """The first message each way is a hello; then steps in, one result per step out."""
+        """The first message each way is a hello; then steps in, one result per step out. Beside them
+        go orders for the shelf and its news. An engine's hello is followed by what its shelf holds.
+        """
 
 def add_EngineServicer_to_server(servicer: EngineServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -202,6 +202,8 @@ class LaunchRequest(_message.Message):
     PLAN_FIELD_NUMBER: _builtins.int
     RING_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
+    KV_BITS_FIELD_NUMBER: _builtins.int
+    KV_DIR_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     secret: _builtins.str
     """of the epoch; the engine answers to nothing else"""
@@ -211,6 +213,10 @@ class LaunchRequest(_message.Message):
     """expected; the engine refuses another"""
     threads: _builtins.int
     """BLAS threads for this engine; 0 leaves it to the library"""
+    kv_bits: _builtins.int
+    """of a cached value: 8 or 4; 0 for the model's own type"""
+    kv_dir: _builtins.str
+    """folder for prefixes on disk; empty for none"""
     @_builtins.property
     def plan(self) -> _engine_pb2.ShardPlan: ...
     @_builtins.property
@@ -227,10 +233,12 @@ class LaunchRequest(_message.Message):
         plan: _engine_pb2.ShardPlan | None = ...,
         ring: _abc.Iterable[_builtins.str] | None = ...,
         threads: _builtins.int = ...,
+        kv_bits: _builtins.int = ...,
+        kv_dir: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "model", b"model", "model_digest", b"model_digest", "plan", b"plan", "ring", b"ring", "secret", b"secret", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "kv_bits", b"kv_bits", "kv_dir", b"kv_dir", "model", b"model", "model_digest", b"model_digest", "plan", b"plan", "ring", b"ring", "secret", b"secret", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

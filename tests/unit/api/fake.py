@@ -44,7 +44,7 @@ class Now:
     prefilled: int = 0
 
 
-Script = list[str | int | Gate | Now | TandemError | Finish]
+Script = list[str | int | Piece | Gate | Now | TandemError | Finish]
 """Text pieces, end with a Finish (default: stop) or an error; a number is that many tokens
 whose text is held back."""
 
@@ -80,11 +80,11 @@ class FakeGeneration:
                 case Finish():  # before str, which it is too
                     self.finish = item
                     return
-                case str() | int():
-                    text, tokens = (item, 1) if isinstance(item, str) else ("", item)
-                    done = self.progress.generated + tokens
+                case str() | int() | Piece():
+                    piece = _piece(item)
+                    done = self.progress.generated + piece.tokens
                     self.progress = replace(self.progress, phase=Phase.DECODE, generated=done)
-                    yield Piece(text, tokens)
+                    yield piece
                 case Gate():
                     await item.wait()
                 case Now():
@@ -97,12 +97,24 @@ class FakeGeneration:
         self.finish = Finish.STOP
 
 
+def _piece(item: str | int | Piece) -> Piece:
+    match item:
+        case str():
+            return Piece(item, 1)
+        case int():
+            return Piece("", item)
+        case Piece():
+            return item
+
+
 class FakeCoordinator:
     def __init__(self, tokenizer: Tokenizer, limits: Limits | None = None) -> None:
         self.model = ServedModel("org/fake-model", context=512, created=1700000000, demo=False)
         self.tokenizer = tokenizer
         self.limits = limits or Limits(body_bytes=1 << 20)
         self.script: Script = ["Hello", ", ", "world"]
+        self.scripts: list[Script] = []
+        """Of the generations to come, while there are any; then `script`."""
         self.cached = 0
         self.refuse: TandemError | None = None
         self.healthy = Health(True, "serving")
@@ -118,7 +130,8 @@ class FakeCoordinator:
             raise self.refuse
         if len(order.prompt) >= self.model.context:
             raise PromptTooLong(len(order.prompt), self.model.context)
-        generation = FakeGeneration(order, self.script, prefix, self.cached)
+        script = self.scripts.pop(0) if self.scripts else self.script
+        generation = FakeGeneration(order, script, prefix, self.cached)
         self.generations.append(generation)
         return generation
 

@@ -8,11 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.convert.fields import checked, path_of
-from api.convert.openai_chat import Chunks, completion_object, to_order, usage_object
+from api.convert.openai_chat import (
+    Chunks,
+    choice_object,
+    completion_object,
+    orders_of,
+    to_order,
+    usage_object,
+)
+from api.convert.openai_format import to_format
 from api.convert.openai_refuse import refuse_unsupported
+from api.convert.openai_tools import forced_call
 from api.schema.openai_chat import ChatRequest
 from cluster.core.errors import InvalidRequest, RequestError
-from cluster.core.request import Finish, Order, Usage
+from cluster.core.request import Finish, Order, Piece, TokenLogprob, Usage
 from cluster.core.sampling import Sampling
 from cluster.text.tokenizer import Tokenizer
 from tests.unit.api.fake import question
@@ -21,7 +30,8 @@ from tests.unit.api.fake import question
 def order(tokenizer: Tokenizer, **fields: Any) -> Order:
     asked = checked(ChatRequest, question(**fields))
     refuse_unsupported(asked)
-    return to_order(asked, tokenizer, fresh_seed=7)
+    form = forced_call(asked, tokenizer) or to_format(asked, tokenizer)
+    return to_order(asked, tokenizer, form, fresh_seed=7)
 
 
 def test_defaults(tokenizer: Tokenizer) -> None:
@@ -112,6 +122,31 @@ def test_the_first_fault_is_named() -> None:
     assert caught.value.param == "messages[0].role"
 
 
+@pytest.mark.parametrize(
+    ("fields", "logprobs"),
+    [
+        ({}, None),
+        ({"logprobs": False, "top_logprobs": 0}, None),
+        ({"logprobs": True}, 0),
+        ({"logprobs": True, "top_logprobs": 20}, 20),
+    ],
+)
+def test_logprobs(tokenizer: Tokenizer, fields: dict[str, Any], logprobs: int | None) -> None:
+    assert order(tokenizer, **fields).logprobs == logprobs
+
+
+def test_when_an_answer_may_end(tokenizer: Tokenizer) -> None:
+    made = order(tokenizer, min_tokens=3, max_tokens=3, ignore_eos=True)
+    assert (made.min_tokens, made.max_tokens, made.ignore_eos) == (3, 3, True)
+
+
+def test_a_choice_is_what_its_seed_alone_would_get(tokenizer: Tokenizer) -> None:
+    made = order(tokenizer, seed=-2, temperature=0.5, stop="x")
+    orders = orders_of(made, 3)
+    assert [one.sampling.seed for one in orders] == [2**64 - 2, 2**64 - 1, 0]
+    assert orders == [order(tokenizer, seed=s, temperature=0.5, stop="x") for s in (-2, -1, 0)]
+
+
 USAGE = Usage(prompt_tokens=10, cached_tokens=4, completion_tokens=3)
 
 
@@ -125,16 +160,19 @@ def test_usage() -> None:
 
 
 def test_completion() -> None:
-    made = completion_object("chatcmpl-1", "m", 5, "text", Finish.LENGTH, USAGE)
+    choice = choice_object(0, "text", Finish.LENGTH, None)
+    made = completion_object("chatcmpl-1", "m", 5, [choice], USAGE)
     assert made["choices"][0]["finish_reason"] == "length"
     assert made["choices"][0]["message"]["content"] == "text"
+    assert made["choices"][0]["logprobs"] is None
     assert (made["id"], made["model"], made["created"]) == ("chatcmpl-1", "m", 5)
 
 
 @pytest.mark.parametrize("usage", [True, False])
 def test_chunks(usage: bool) -> None:
     chunks = Chunks("chatcmpl-1", "m", 5, usage=usage)
-    lines = [chunks.role(), chunks.text("日\n"), *chunks.last(Finish.STOP, USAGE)]
+    text, finish = chunks.piece(0, Piece("日\n", 2)), chunks.finish(0, Finish.STOP)
+    lines = [chunks.role(0), text, finish, *chunks.end(USAGE)]
     assert lines.pop() == "[DONE]"
     assert all("\n" not in line for line in lines)
     events = [json.loads(line) for line in lines]
@@ -151,3 +189,28 @@ def test_chunks(usage: bool) -> None:
         assert all(event["usage"] is None for event in events[:3])
     else:
         assert all("usage" not in event for event in events)
+
+
+UNSURE = TokenLogprob("\ufffd", b"\xe6", -0.5, (TokenLogprob("a", b"a", -float("inf")),))
+
+
+def test_logprobs_in_openais_shape() -> None:
+    shape = {
+        "content": [
+            {
+                "token": "\ufffd",
+                "logprob": -0.5,
+                "bytes": [230],
+                "top_logprobs": [{"token": "a", "logprob": -9999.0, "bytes": [97]}],
+            }
+        ],
+        "refusal": None,
+    }
+    assert choice_object(0, "", Finish.STOP, [UNSURE])["logprobs"] == shape
+    empty = choice_object(0, "", Finish.STOP, [])["logprobs"]
+    assert empty == {"content": [], "refusal": None}
+    chunks = Chunks("chatcmpl-1", "m", 5, usage=False, logprobs=True)
+    choice = json.loads(chunks.piece(3, Piece("", 1, (UNSURE,))))["choices"][0]
+    assert choice == {
+        "index": 3, "delta": {"content": ""}, "logprobs": shape, "finish_reason": None,
+    }  # fmt: skip

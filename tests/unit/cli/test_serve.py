@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from cluster.cli.serve import control_address, parse_nodes
+from cluster.cli.serve import control_address, disk_tier, parse_nodes
 from cluster.core.errors import BadConfiguration
 
 
@@ -43,3 +45,12 @@ def test_control(control: str, host: str, alone: bool, expected: tuple[str, int]
 def test_other_machines_can_not_be_told_a_wildcard() -> None:
     with pytest.raises(BadConfiguration, match="--control"):
         control_address("", "0.0.0.0", alone=False)
+
+
+def test_the_disk_tier() -> None:
+    assert disk_tier(None, None) == ("", 0)
+    assert disk_tier(Path("/kv"), None) == ("/kv", 20 << 30)
+    assert disk_tier(Path("kv"), 0.5) == (str(Path.cwd() / "kv"), 1 << 29)
+    assert disk_tier(Path("~/kv"), 1) == (str(Path.home() / "kv"), 1 << 30)
+    with pytest.raises(BadConfiguration, match="--kv-dir"):
+        disk_tier(None, 5)

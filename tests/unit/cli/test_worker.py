@@ -45,18 +45,34 @@ def test_defaults(calls: list[dict[str, Any]]) -> None:
     assert (result.exit_code, result.stderr) == (0, "joined\n")
     del calls[0]["say"]
     assert calls == [
-        {"join": None, "host": None, "port": 8644, "token": None, "orphan_grace": 600.0}
+        {
+            "join": None,
+            "host": None,
+            "port": 8644,
+            "token": None,
+            "orphan_grace": 600.0,
+            "kv_dir": "",
+        }
     ]
 
 
 def test_options_reach_the_worker(calls: list[dict[str, Any]], tmp_path: Path) -> None:
     (tmp_path / "token").write_text("secret\n")
     line = f"worker --join a:8643 --host 10.0.0.2 --port 0 --token-file {tmp_path}/token"
-    result = CliRunner().invoke(build("worker"), [*line.split(), "--orphan-grace", "5"])
+    result = CliRunner().invoke(
+        build("worker"), [*line.split(), "--orphan-grace", "5", "--kv-dir", "/kv"]
+    )
     assert result.exit_code == 0
     del calls[0]["say"]
     assert calls == [
-        {"join": "a:8643", "host": "10.0.0.2", "port": 0, "token": "secret", "orphan_grace": 5.0}
+        {
+            "join": "a:8643",
+            "host": "10.0.0.2",
+            "port": 0,
+            "token": "secret",
+            "orphan_grace": 5.0,
+            "kv_dir": "/kv",
+        }
     ]
 
 

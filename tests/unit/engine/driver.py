@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -12,15 +13,18 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.generate import generate_step
 
-from cluster.core.ids import Epoch, Seq, Slot
+from cluster.core.cluster import ShardPlan
+from cluster.core.ids import Epoch, Rank, Seq, Slot
 from cluster.core.plan import Admit, Chunk, Step, StepResult
 from cluster.core.sampling import Sampling
 from cluster.engine.executor import Executor
+from cluster.engine.grammar import Grammars
 from cluster.engine.group import Group
 from cluster.engine.loader import load
 from cluster.engine.loop import PENDING, StepLoop
 
 EPOCH = Epoch(7)
+ALONE = ShardPlan(1, Rank(0))
 GREEDY = Sampling(temperature=0.0)
 TIE = 1e-4
 
@@ -45,16 +49,19 @@ class Plan:
         keep: int = 0,
         chunk: int = 1 << 30,
         history: Iterable[int] = (),
+        draft: int = 0,
+        admit: dict[str, Any] | None = None,
         **parts: Any,
     ) -> None:
         """Admit `slot` and prefill prompt[keep:] in chunks, one step each; `parts` go with the
-        first step."""
-        admit = Admit(Slot(slot), keep, sampling, tuple(history))
+        first step, `admit` are more fields of Admit."""
+        known = tuple(history) or (tuple(prompt) if draft else ())
+        begin = Admit(Slot(slot), keep, sampling, known, draft=draft, **(admit or {}))
         for start in range(keep, len(prompt), chunk):
             tokens = tuple(prompt[start : start + chunk])
             last = start + chunk >= len(prompt)
             self.add(
-                admit=(admit,) if start == keep else (),
+                admit=(begin,) if start == keep else (),
                 chunks=(Chunk(Slot(slot), start, tokens, last),),
                 **(parts if start == keep else {}),
             )
@@ -71,8 +78,9 @@ def texts(steps: Sequence[Step], results: Sequence[StepResult]) -> dict[int, lis
         for admit in step.admit:
             name[admit.slot] = name.get(admit.slot, admit.slot - 100) + 100
             out[name[admit.slot]] = []
-        for i, token in enumerate(result.decoded):
-            out[name[step.decode[i % len(step.decode)]]].append(token)
+        ids = iter(result.decoded)
+        for i, count in enumerate(result.counts or [1] * len(result.decoded)):
+            out[name[step.decode[i % len(step.decode)]]].extend(islice(ids, count))
         sampled = [chunk.slot for chunk in step.chunks if chunk.sample]
         for slot, token in zip(sampled, result.prefilled, strict=True):
             out[name[slot]].append(token)
@@ -86,6 +94,9 @@ class Running:
     folder: Path
     group: Group | None = None
     error: BaseException | None = None
+    kv_bits: int = 0
+    grammars: bool = False
+    """Answers can be constrained; needs a tokenizer."""
     _results: queue.Queue[StepResult | BaseException] = field(default_factory=queue.Queue)
 
     def __post_init__(self) -> None:
@@ -99,8 +110,9 @@ class Running:
 
     def _body(self) -> None:
         try:
-            loaded = load(self.folder, self.group, lambda fraction: None)
-            executor = Executor(loaded, self.group)
+            loaded = load(self.folder, ALONE, self.group, lambda fraction: None, self.kv_bits)
+            grammars = (lambda vocab: Grammars(self.folder, vocab)) if self.grammars else None
+            executor = Executor(loaded, self.group, grammars=grammars)
             rank = self.group.rank() if self.group else 0
             loop = StepLoop(executor, EPOCH, self._results.put, rank=rank)
             self._ready.put((executor, loop))

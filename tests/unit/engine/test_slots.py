@@ -10,13 +10,14 @@ from cluster.core.errors import StepRefused
 from cluster.core.ids import Slot
 from cluster.engine.loader import LoadedModel, load
 from cluster.engine.slots import SlotTable, states
+from tests.unit.engine.driver import ALONE
 from tests.unit.engine.models import CONFIGS, TRIMMABLE, write_model
 
 A, B = Slot(1), Slot(2)
 
 
 def loaded_model(folder: Path, kind: str) -> LoadedModel:
-    return load(write_model(folder / kind, kind), None, lambda fraction: None)
+    return load(write_model(folder / kind, kind), ALONE, None, lambda fraction: None)
 
 
 def fill(model: Any, table: SlotTable, slot: Slot, tokens: list[int]) -> list[float]:
@@ -103,7 +104,7 @@ def test_refusals(tmp_path: Path) -> None:
 def test_loading_reports_progress_and_size(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "llama", "llama")
     fractions: list[float] = []
-    loaded = load(folder, None, fractions.append)
+    loaded = load(folder, ALONE, None, fractions.append)
     assert fractions[0] == 0.0
     assert fractions[-1] == 1.0
     assert fractions == sorted(fractions)

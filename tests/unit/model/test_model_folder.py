@@ -13,7 +13,7 @@ from cluster.core.errors import ModelUnavailable
 from cluster.model.config import context_length, read_config
 from cluster.model.digest import digest
 from cluster.model.folder import model_id, resolve
-from cluster.model.weights import weight_bytes
+from cluster.model.weights import tensor_bytes
 
 
 def safetensors(tensors: dict[str, int], fill: int = 0) -> bytes:
@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_local_folder(folder: Path) -> None:
     assert resolve(str(folder)) == folder
     assert model_id(str(folder)) == "tiny"
-    assert weight_bytes(folder) == 150_000
+    assert tensor_bytes(folder) == {"a": 100_000, "b": 50_000}
     assert context_length(read_config(folder)) == 77
 
 
@@ -124,7 +124,7 @@ def test_a_truncated_weight_file(folder: Path, keep: int) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(ModelUnavailable, match=r"no whole|not complete"):
-        weight_bytes(folder)
+        tensor_bytes(folder)
     with pytest.raises(ModelUnavailable, match=r"no whole|not complete"):
         digest(folder)
 
@@ -134,7 +134,7 @@ def test_a_broken_header(folder: Path, header: bytes) -> None:
     raw = len(header).to_bytes(8, "little") + header
     (folder / "model.safetensors").write_bytes(raw)
     with pytest.raises(ModelUnavailable, match="broken header"):
-        weight_bytes(folder)
+        tensor_bytes(folder)
 
 
 def test_context_length() -> None:

@@ -30,6 +30,9 @@ def main() -> None:  # noqa: C901 - one branch per mode
     elif mode == "fails":
         tell(event="failed", error="CannotShard", message="heads is 3,\nwhich 2 does not divide")
         sys.exit(1)
+    elif mode == "says its folder":
+        tell(event="failed", error="CannotShard", message=spec["kv_dir"] or "none")
+        sys.exit(1)
     elif mode == "fails oddly":
         tell(event="failed", error="KeyError", message="'x'")
         sys.exit(1)

@@ -1,16 +1,19 @@
-"""check_shard against mlx-lm's own models, and the words it refuses with."""
+"""check_plan against mlx-lm's own models, and the words it refuses with."""
 
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
+import re
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster.core.errors import CannotShard
-from cluster.placement.shard import SHARDABLE, check_shard, possible_worlds
+from cluster.core.errors import BadConfiguration, CannotShard
+from cluster.placement.shard import PIPELINABLE, SHARDABLE, check_plan, possible_worlds
 
 LLAMA = {
     "model_type": "llama", "hidden_size": 256, "num_attention_heads": 8,
@@ -56,6 +59,37 @@ def classes_with_shard() -> set[str]:
         own |= more
 
 
+def classes_with_pipeline() -> set[str]:
+    """Modules whose Model has a `model` with pipeline(), as mlx_lm.utils.sharded_load asks."""
+    found: set[str] = set()
+    for path in models_folder().glob("*.py"):
+        text = path.read_text()
+        if "pipeline" not in text and not _BORROWED.search(text):
+            continue
+        module = importlib.import_module(f"mlx_lm.models.{path.stem}")
+        model = getattr(module, "Model", None)
+        if model is None:
+            continue
+        homes = [importlib.import_module(base.__module__) for base in model.__mro__[:-1]]
+        mine = [home for home in homes if home.__name__.startswith("mlx_lm.models.")]
+        inner = [
+            value
+            for home in mine
+            for name, value in vars(home).items()
+            if inspect.isclass(value) and hasattr(value, "pipeline") and name != "PipelineMixin"
+        ]
+        sources = "".join(inspect.getsource(home) for home in mine)
+        own = "self.model = " in sources or "def model(self)" in sources
+        if inner and own and path.stem not in _OTHERWISE:
+            found.add(path.stem)
+    return found
+
+
+_BORROWED = re.compile("deepseek|glm4_moe|qwen|mistral|ministral|bailing|kimi|minimax|muse")
+_OTHERWISE = frozenset({"kimi_vl"})
+"""Its Model has no `model`, only the language model within has one."""
+
+
 def remapped() -> dict[str, str]:
     tree = ast.parse((models_folder().parent / "utils.py").read_text())
     for node in tree.body:
@@ -72,14 +106,49 @@ def test_the_list_is_that_of_the_installed_mlx_lm() -> None:
     assert names == SHARDABLE
 
 
+def test_the_list_of_pipelines_is_that_of_the_installed_mlx_lm() -> None:
+    modules = classes_with_pipeline()
+    names = modules | {alias for alias, name in remapped().items() if name in modules}
+    assert names == PIPELINABLE
+
+
+@pytest.mark.parametrize(
+    ("changes", "world", "parallel", "kind"),
+    [
+        ({}, 1, "auto", "single"),
+        ({}, 1, "pipeline", "single"),
+        ({}, 2, "auto", "tensor"),
+        ({"model_type": "qwen2"}, 2, "auto", "tensor"),
+        ({"model_type": "qwen2"}, 3, "auto", "pipeline"),
+        ({"model_type": "qwen2"}, 2, "pipeline", "pipeline"),
+        ({"model_type": "qwen3_next"}, 2, "auto", "pipeline"),
+    ],
+)
+def test_what_auto_chooses(changes: dict[str, Any], world: int, parallel: str, kind: str) -> None:
+    assert check_plan({**LLAMA, **changes}, world, parallel) == kind
+
+
+def test_a_refusal_gives_the_reason_against_each_way() -> None:
+    with pytest.raises(CannotShard) as caught:
+        check_plan(LLAMA, 3)
+    assert str(caught.value) == (
+        "this llama model can't be split over 3 ranks: num_attention_heads is 8, which 3 does "
+        "not divide, and mlx-lm has no pipeline of llama; it can be served on 1, 2 or 4 ranks"
+    )
+    with pytest.raises(CannotShard, match="4 layers, too few for 5 stages.* on 1 to 4 ranks"):
+        check_plan({**LLAMA, "model_type": "qwen2"}, 5, "pipeline")
+    with pytest.raises(BadConfiguration, match="sideways"):
+        check_plan(LLAMA, 2, "sideways")
+
+
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_a_llama_that_divides_is_accepted(world: int) -> None:
-    check_shard(LLAMA, world)
+    check_plan(LLAMA, world, "tensor")
 
 
 def test_the_message_names_all_that_is_needed() -> None:
     with pytest.raises(CannotShard) as caught:
-        check_shard(LLAMA, 3)
+        check_plan(LLAMA, 3, "tensor")
     assert str(caught.value) == (
         "this llama model can't be split over 3 ranks: num_attention_heads is 8, which 3 does "
         "not divide; it can be served on 1, 2 or 4 ranks"
@@ -88,50 +157,50 @@ def test_the_message_names_all_that_is_needed() -> None:
 
 def test_kv_heads_count() -> None:
     with pytest.raises(CannotShard, match="num_key_value_heads is 4, which 8 does not divide"):
-        check_shard(LLAMA, 8)
+        check_plan(LLAMA, 8, "tensor")
 
 
 def test_kv_heads_default_to_all_heads() -> None:
     config = {k: v for k, v in LLAMA.items() if k != "num_key_value_heads"}
-    check_shard(config, 8)
+    check_plan(config, 8, "tensor")
 
 
 def test_inner_width_counts() -> None:
     with pytest.raises(CannotShard, match="intermediate_size is 769"):
-        check_shard({**LLAMA, "intermediate_size": 769}, 2)
+        check_plan({**LLAMA, "intermediate_size": 769}, 2, "tensor")
 
 
 def test_an_architecture_without_shard_is_named() -> None:
     with pytest.raises(CannotShard, match=r"gemma3 .*no tensor-parallel version.*1 rank only"):
-        check_shard({**LLAMA, "model_type": "gemma3"}, 2)
-    check_shard({**LLAMA, "model_type": "gemma3"}, 1)
+        check_plan({**LLAMA, "model_type": "gemma3"}, 2, "tensor")
+    check_plan({**LLAMA, "model_type": "gemma3"}, 1, "tensor")
 
 
 @pytest.mark.parametrize("world", [0, -1])
 def test_a_world_below_one_is_refused(world: int) -> None:
     with pytest.raises(CannotShard):
-        check_shard(LLAMA, world)
+        check_plan(LLAMA, world, "tensor")
 
 
 def test_sizes_of_a_multimodal_model_are_nested() -> None:
     text = {k: v for k, v in LLAMA.items() if k != "model_type"}
     config = {"model_type": "qwen3_5", "text_config": {**text, "tie_word_embeddings": True}}
-    assert possible_worlds(config, 8) == [1, 2, 4, 8]  # KV heads are copied
+    assert possible_worlds(config, 8, "tensor") == [1, 2, 4, 8]  # KV heads are copied
     with pytest.raises(CannotShard, match="num_attention_heads is 8, which 3"):
-        check_shard(config, 3)
+        check_plan(config, 3, "tensor")
 
 
 def test_a_mixture_of_experts_has_no_dense_width() -> None:
-    check_shard(QWEN3_MOE, 4)
+    check_plan(QWEN3_MOE, 4, "tensor")
     with pytest.raises(CannotShard, match="intermediate_size is 6145"):
-        check_shard({**QWEN3_MOE, "mlp_only_layers": [0]}, 4)
+        check_plan({**QWEN3_MOE, "mlp_only_layers": [0]}, 4, "tensor")
     with pytest.raises(CannotShard, match="moe_intermediate_size is 770"):
-        check_shard({**QWEN3_MOE, "moe_intermediate_size": 770}, 4)
+        check_plan({**QWEN3_MOE, "moe_intermediate_size": 770}, 4, "tensor")
 
 
 def test_latent_attention_needs_no_kv_heads_to_divide() -> None:
     config = {**LLAMA, "model_type": "deepseek_v3", "kv_lora_rank": 32, "num_key_value_heads": 1}
-    check_shard(config, 4)
+    check_plan(config, 4, "tensor")
 
 
 @pytest.mark.parametrize(
@@ -143,10 +212,10 @@ def test_quantized_inputs_are_cut_between_groups(size: int, world: int, works: b
         "intermediate_size": size, "quantization": {"group_size": 64, "bits": 4},
     }  # fmt: skip
     if works:
-        check_shard(config, world)
+        check_plan(config, world, "tensor")
         return
     with pytest.raises(CannotShard, match=f"intermediate_size is {size}.* group size 64"):
-        check_shard(config, world)
+        check_plan(config, world, "tensor")
 
 
 def test_gpt_oss_in_mxfp4() -> None:
@@ -161,6 +230,6 @@ def test_gpt_oss_in_mxfp4() -> None:
 def test_one_module_may_be_quantized_apart() -> None:
     special = {"group_size": 32, "model.layers.0.self_attn.o_proj": {"group_size": 128}}
     config = {**LLAMA, "quantization": special}
-    check_shard(config, 2)
+    check_plan(config, 2, "tensor")
     with pytest.raises(CannotShard, match=r"head size is 256.*holds? 64.*group size 128"):
-        check_shard(config, 4)
+        check_plan(config, 4, "tensor")

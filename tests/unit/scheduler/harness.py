@@ -15,12 +15,14 @@ from cluster.core.clock import ManualClock
 from cluster.core.config import Limits, Pacing
 from cluster.core.errors import TandemError
 from cluster.core.ids import Epoch, RequestId, Slot
-from cluster.core.plan import Step, StepResult
+from cluster.core.plan import Admit, Step, StepResult
 from cluster.core.request import Finish, Piece, Request
 from cluster.core.sampling import Sampling
 from cluster.scheduler.events import Drained, Event, Released, Sampled
+from cluster.scheduler.prefix import unpack
 from cluster.scheduler.scheduler import Scheduler
 from cluster.scheduler.sequence import Sequence
+from tests.unit.scheduler.disk import Disk
 from tests.unit.scheduler.reference import Cost, ReferenceEngine, alone
 
 EPOCH = Epoch(1)
@@ -67,14 +69,28 @@ class Harness:
         trimmable: bool = True,
         cost: Cost | None = None,
         lag: int = 2,
+        end_ids: Iterable[int] = (),
+        disk: Disk | None = None,
+        disk_bytes: int = 0,
     ) -> None:
         self.limits = limits or Limits()
         self.pacing = pacing or Pacing()
         self.clock = ManualClock()
         self.channels = ChannelTable()
-        self.scheduler = Scheduler(EPOCH, self.limits, self.pacing, trimmable=trimmable)
+        self.disk = disk or Disk()
+        self.shelved = tuple(self.disk.files.values())
+        self.disk_bytes = disk_bytes
+        self.scheduler = Scheduler(
+            EPOCH,
+            self.limits,
+            self.pacing,
+            trimmable=trimmable,
+            end_ids=frozenset(end_ids),
+            shelf=self.shelved,
+            disk_bytes=disk_bytes,
+        )
         self.engine = ReferenceEngine(
-            EPOCH, trimmable=trimmable, cost=cost, limits=self.limits, lag=lag
+            EPOCH, trimmable=trimmable, cost=cost, limits=self.limits, lag=lag, disk=self.disk
         )
         self.tracked: dict[str, Tracked] = {}
         self.steps: list[Step] = []
@@ -94,6 +110,10 @@ class Harness:
         end_ids: Iterable[int] = (),
         scope: str = "",
         deadline: float | None = None,
+        min_tokens: int = 0,
+        logprobs: int | None = None,
+        grammar: str = "",
+        draft: int = 0,
     ) -> Tracked:
         """Raises what the scheduler raises; then no channel is left behind."""
         request = Request(
@@ -104,6 +124,10 @@ class Harness:
             frozenset(end_ids),
             scope,
             deadline,
+            min_tokens,
+            logprobs,
+            grammar,
+            draft,
         )
         channel = TokenChannel(request.id, self.channels)
         what = f"submit {name}: {len(request.prompt)} prompt tokens, at most {max_tokens} new"
@@ -126,6 +150,7 @@ class Harness:
             tracked.finish = finish
             tracked.channel.close(finish)
         self._tell(self.scheduler.end(tracked.request.id, finish), None)
+        self._order()
 
     # What the coordinator and the ranks do
 
@@ -133,6 +158,7 @@ class Harness:
         """Send the next step, if there is one."""
         before = self.scheduler.steps_in_flight
         step = self.scheduler.next_step(self.clock.now())
+        self._order()
         if step is None:
             return None
         assert before < self.pacing.steps_in_flight, "too many steps in flight"
@@ -157,6 +183,21 @@ class Harness:
         self._tell(self.scheduler.apply(result), result)
         return True
 
+    def hear(self, place: int = 0, *, ok: bool = True) -> bool:
+        """All ranks answer something about files; False when nothing is pending."""
+        if place >= len(self.disk.pending):
+            return False
+        news = self.disk.answer(place, ok=ok)
+        self._say(f"{news.verb} {news.entry[:4]}: {'ok' if news.ok else news.reason or 'failed'}")
+        self.scheduler.shelf_news(news)
+        self._order()
+        return True
+
+    def _order(self) -> None:
+        for order in self.scheduler.take_shelf_orders():
+            self._say(f"{order.verb} {order.entry[:4]}")
+            self.disk.order(order)
+
     def run(self, until: Callable[[], object] = lambda: False, most: int = 100_000) -> None:
         """Go on until `until()` holds or nothing is left to do."""
         for _ in range(most):
@@ -164,7 +205,7 @@ class Harness:
                 return
             while self.plan():
                 pass
-            if not self.answer():
+            if not (self.answer() or self.hear()):
                 return
         raise AssertionError(f"not done after {most} steps")
 
@@ -184,7 +225,9 @@ class Harness:
         assert scheduler.live_slots == 0
         assert not scheduler.sequences
         assert scheduler.next_step(self.clock.now()) is None
-        assert not scheduler._prefilling
+        assert not scheduler._turns
+        assert not scheduler._rows
+        assert not scheduler._pool._held
         assert not scheduler._ended
         assert scheduler._pool._reserved == 0
         assert not scheduler.overdue(self.clock.now() + 1e9)
@@ -193,13 +236,34 @@ class Harness:
         assert self.channels.drained_tokens == sum(t.drained for t in self.tracked.values())
         assert not self.engine.live
         index = scheduler._pool._index
-        held = {slot: memoryview(p.ids).cast("I").tolist() for slot, p in index._parked.items()}
+        held = {slot: list(unpack(index[slot].ids)) for slot in index}
         assert held == {slot: cache.ids for slot, cache in self.engine.parked.items()}
-        assert index.tokens == self.engine.positions
+        assert index.weight == self.engine.used
+        self._check_shelf()
         for tracked in self.tracked.values():
             check_text(tracked)
 
     # Checks
+
+    def _check_shelf(self) -> None:
+        shelf = self.scheduler._shelf
+        assert not self.scheduler.awaits_shelf
+        assert not (
+            shelf._staging
+            or shelf._restoring
+            or shelf._unanswered
+            or self.scheduler._admission._staged
+        )
+        assert not self.disk.staged
+        assert not self.disk.pending
+        kept = {entry: unpack(shelf._index[entry].ids) for entry in shelf._index}
+        if self.disk_bytes:
+            assert kept == {entry: each.ids for entry, each in self.disk.files.items()}
+            assert shelf.size == self.disk.size
+            largest = max((each.size for each in self.disk.files.values()), default=0)
+            assert shelf.size <= self.disk_bytes + largest  # one may have been in use
+        for slot in self.scheduler._pool._index:
+            assert slot in shelf._seen or shelf.full or not self.disk_bytes
 
     def _note_owners(self, step: Step) -> None:
         """Who loses and who gets a slot, told from the steps alone."""
@@ -222,6 +286,8 @@ class Harness:
             assert admit.sampling == owner.request.sampling
             assert frozenset(admit.end_ids) == owner.request.end_ids
             assert admit.keep < len(owner.sequence.feed)
+            if admit.draft or admit.grammar:
+                assert admit.generated == owner.sequence.feed[len(owner.request.prompt) :]
             assert owner.interruptions or owner.sequence.cached == admit.keep
             self._check_scope(owner, admit.keep)
             self._owner[admit.slot] = owner
@@ -238,11 +304,18 @@ class Harness:
     def _check_scope(self, owner: Tracked, keep: int) -> None:
         """A prefix may only come from a request of the same scope."""
         wanted = owner.sequence.feed[:keep]
-        assert not wanted or any(
-            (other.request.prompt + tuple(other.sequence.tokens))[: len(wanted)] == wanted
-            for other in self.tracked.values()
-            if other.request.scope == owner.request.scope
-            and (other.finish is not None or other.interruptions)
+        assert (
+            not wanted
+            or any(
+                (other.request.prompt + tuple(other.sequence.tokens))[: len(wanted)] == wanted
+                for other in self.tracked.values()
+                if other.request.scope == owner.request.scope
+                and (other is not owner or owner.interruptions)
+            )
+            or any(
+                each.scope == owner.request.scope and each.ids[: len(wanted)] == wanted
+                for each in self.shelved
+            )
         ), f"{owner.request.id} reuses what its scope never computed"
 
     def _check_bounds(self, step: Step) -> None:
@@ -273,6 +346,8 @@ class Harness:
     def _sampled(self, tracked: Tracked, event: Sampled) -> None:
         assert tracked.finish is None, f"{event} after its end"
         assert event.count > 0
+        asked = tracked.request.logprobs is not None
+        assert [-it.logprob for it in event.likelihoods] == (list(event.ids) if asked else [])
         channel = self.channels.find(event.request_id, event.count)
         assert channel is tracked.channel
         channel.put(Piece(" ".join(map(str, event.ids)), event.count))
@@ -320,8 +395,10 @@ def render(step: Step) -> str:
     """A step in one line."""
     parts = [f"release {slot}" for slot in step.release]
     parts += [f"park {park.slot} keep {park.keep}" for park in step.park]
+    parts += [f"save {save.slot} as {save.entry[:4]}" for save in step.save]
     parts += [f"fork {fork.source} to {fork.slot} keep {fork.keep}" for fork in step.fork]
-    parts += [f"admit {admit.slot} keep {admit.keep}" for admit in step.admit]
+    parts += [f"restore {r.slot} from {r.entry[:4]}" for r in step.restore]
+    parts += [f"admit {a.slot} keep {a.keep}{_drafts(a)}" for a in step.admit]
     if step.decode:
         parts.append(f"decode {' '.join(map(str, step.decode))} x {step.iterations}")
     parts += [
@@ -336,6 +413,12 @@ def render_result(result: StepResult) -> str:
     parts = []
     if result.decoded:
         parts.append(f"decoded {' '.join(map(str, result.decoded))}")
+    if result.counts:
+        parts.append(f"counts {' '.join(map(str, result.counts))}")
     if result.prefilled:
         parts.append(f"prefilled {' '.join(map(str, result.prefilled))}")
     return f"result {result.seq}: {'; '.join(parts) or 'done'}"
+
+
+def _drafts(admit: Admit) -> str:
+    return f" draft {admit.draft}" if admit.draft else ""

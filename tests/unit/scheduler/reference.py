@@ -13,27 +13,33 @@ from dataclasses import dataclass, field
 
 from cluster.core.config import Limits
 from cluster.core.ids import Epoch, Slot
-from cluster.core.plan import Admit, Chunk, Fork, Park, Step, StepResult
+from cluster.core.plan import (
+    Admit,
+    Chunk,
+    Fork,
+    Likelihood,
+    Park,
+    Restore,
+    Save,
+    Step,
+    StepResult,
+)
 from cluster.core.request import Request
+from tests.unit.scheduler.disk import Disk, PlanBroken, require
+
+__all__ = ["PlanBroken", "require"]
 
 VOCABULARY = 48
 MODULUS = (1 << 61) - 1
 MULTIPLIER = 1_000_003
 
 
-class PlanBroken(AssertionError):
-    """Raised when a step asks for what no rank could do, or skips or repeats another."""
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise PlanBroken unless `condition`."""
-    if not condition:
-        raise PlanBroken(message)
-
-
-def choose(seed: int, length: int, digest: int) -> int:
+def choose(seed: int, length: int, digest: int, barred: frozenset[int] = frozenset()) -> int:
     """The token that follows `length` positions whose ids have this digest."""
-    return zlib.crc32(f"{seed}:{length}:{digest}".encode()) % VOCABULARY
+    token = zlib.crc32(f"{seed}:{length}:{digest}".encode()) % VOCABULARY
+    while token in barred:
+        token = (token + 1) % VOCABULARY
+    return token
 
 
 def extend(digest: int, token: int) -> int:
@@ -48,7 +54,8 @@ def alone(request: Request) -> tuple[int, ...]:
         digest = extend(digest, token)
     answer: list[int] = []
     while len(answer) < request.max_tokens:
-        token = choose(request.sampling.seed, len(request.prompt) + len(answer), digest)
+        barred = request.end_ids if len(answer) < request.min_tokens else frozenset[int]()
+        token = choose(request.sampling.seed, len(request.prompt) + len(answer), digest, barred)
         answer.append(token)
         if token in request.end_ids:
             break
@@ -97,6 +104,11 @@ class Cache:
     live: bool = False
     seed: int = 0
     end_ids: frozenset[int] = frozenset()
+    end_from: int = 0
+    draft: int = 0
+    logprobs: int | None = None
+    decoded: bool = False
+    """It is past its prompt."""
     latest: int | None = None
     """Sampled, and not in the cache yet."""
     ended: int | None = None
@@ -107,10 +119,18 @@ class Cache:
         self.digests.append(extend(self.digests[-1], token))
 
     def sample(self, launch: int) -> int:
-        self.latest = choose(self.seed, len(self.ids), self.digests[-1])
+        barred = self.end_ids if len(self.ids) < self.end_from else frozenset[int]()
+        self.latest = choose(self.seed, len(self.ids), self.digests[-1], barred)
         if self.ended is None and self.latest in self.end_ids:
             self.ended = launch
         return self.latest
+
+    def accepted(self) -> int:
+        """How many ids an iteration gives it: any number that drafts allow."""
+        if not self.draft:
+            return 1
+        least = 0 if self.ended is not None else 1
+        return least + self.digests[-1] % (2 + self.draft - least)
 
     def trim(self, keep: int) -> None:
         del self.ids[keep:]
@@ -139,6 +159,7 @@ class ReferenceEngine:
         cost: Cost | None = None,
         limits: Limits | None = None,
         lag: int = 2,
+        disk: Disk | None = None,
     ) -> None:
         """An iteration is left out once all rows had ended `lag` launches ago (plan.py)."""
         self.epoch = epoch
@@ -146,6 +167,7 @@ class ReferenceEngine:
         self.cost = cost or Cost()
         self.limits = limits or Limits()
         self.slots: dict[Slot, Cache] = {}
+        self.disk = disk or Disk()
         self.unanswered: deque[Answer] = deque()
         self.last_seq = 0
         self.lag = lag
@@ -170,31 +192,45 @@ class ReferenceEngine:
         """Cache positions in use, live and parked."""
         return sum(len(cache.ids) for cache in self.slots.values())
 
+    @property
+    def used(self) -> int:
+        """The same with what slots take beside their positions."""
+        return self.positions + len(self.slots) * self.limits.slot_positions
+
     def take(self, step: Step, now: float = 0.0) -> StepResult:
         """Apply a step that arrives at `now`. Its answer waits in `unanswered`."""
         require(step.epoch == self.epoch, f"epoch {step.epoch}, not {self.epoch}")
         require(step.seq == self.last_seq + 1, f"step {step.seq} after {self.last_seq}")
         self.last_seq = step.seq
-        edits = (*step.release, *step.park, *step.fork, *step.admit)
+        edits = (*step.release, *step.park, *step.save, *step.fork, *step.restore, *step.admit)
         require(bool(edits or step.decode or step.chunks), f"step {step.seq} is empty")
         self._edit(step)
         decoded = self._decode(step.decode, step.iterations)
         self._within_limits()
-        prefilled = [token for chunk in step.chunks for token in self._prefill(chunk)]
+        prefilled = [(c.slot, token) for c in step.chunks for token in self._prefill(c)]
         self._within_limits()
         require(
             len({chunk.slot for chunk in step.chunks}) == len(step.chunks),
             "two chunks of one slot in one step",
         )
         rows = len(step.decode)
+        counts = tuple(len(ids) for _, ids in decoded)
+        done = len(decoded) // rows if rows else 0
+        sampled = [(slot, token) for slot, ids in decoded for token in ids] + prefilled
         layout = sorted((slot, len(cache.ids)) for slot, cache in self.slots.items())
         result = StepResult(
             epoch=step.epoch,
             seq=step.seq,
-            digest=zlib.crc32(repr((layout, decoded, prefilled)).encode()),
-            decoded=tuple(decoded),
-            prefilled=tuple(prefilled),
-            decode_seconds=sum(self.cost.decode(rows) / rows for _ in decoded) if rows else 0.0,
+            digest=zlib.crc32(repr((layout, sampled)).encode()),
+            decoded=tuple(token for _, ids in decoded for token in ids),
+            counts=() if all(count == 1 for count in counts) else counts,
+            prefilled=tuple(token for _, token in prefilled),
+            likelihoods=tuple(
+                Likelihood(slot, -float(token))
+                for slot, token in sampled
+                if self.slots[slot].logprobs is not None
+            ),
+            decode_seconds=done * self.cost.decode(rows),
             chunk_seconds=tuple(self.cost.prefill(c.start, len(c.tokens)) for c in step.chunks),
         )
         busy = result.decode_seconds + sum(result.chunk_seconds)
@@ -213,14 +249,37 @@ class ReferenceEngine:
         for park in step.park:
             self._park(park)
         self._within_limits()
+        for save in step.save:
+            self._save(save)
         for fork in step.fork:
             self._fork(fork)
+        self._within_positions()
+        for restore in step.restore:
+            self._restore(restore)
         self._within_positions()
         for admit in step.admit:
             self._admit(admit)
         for fork in step.fork:
-            require(self.slots[fork.slot].live, f"slot {fork.slot} was forked for nobody")
+            used = self.slots[fork.slot].live or self.slots[fork.source].live
+            require(used, f"slot {fork.slot} was forked for nobody")
+        for restore in step.restore:
+            require(self.slots[restore.slot].live, f"slot {restore.slot} was restored for nobody")
         self._within_limits()
+
+    def _save(self, save: Save) -> None:
+        cache = self.slots.get(save.slot)
+        require(cache is not None, f"save of slot {save.slot}, which does not exist")
+        assert cache is not None
+        require(not cache.live, f"save of slot {save.slot}, which is live")
+        require(list(save.ids) == cache.ids, f"save of slot {save.slot} under other ids")
+        self.disk.save(save)
+
+    def _restore(self, restore: Restore) -> None:
+        require(restore.slot not in self.slots, f"restore to slot {restore.slot}, which is taken")
+        cache = Cache()
+        for token in self.disk.take(restore.entry):
+            cache.feed(token)
+        self.slots[restore.slot] = cache
 
     def _park(self, park: Park) -> None:
         cache = self._live(park.slot, "park")
@@ -233,7 +292,8 @@ class ReferenceEngine:
         source = self.slots.get(fork.source)
         require(source is not None, f"fork of slot {fork.source}, which does not exist")
         assert source is not None
-        require(not source.live, f"fork of slot {fork.source}, which is live")
+        whole = fork.keep == len(source.ids) and not source.decoded
+        require(not source.live or whole, f"fork of slot {fork.source}, which is live")
         require(fork.slot not in self.slots, f"fork into slot {fork.slot}, which is taken")
         require(0 < fork.keep <= len(source.ids), f"fork keeps {fork.keep} of {len(source.ids)}")
         require(
@@ -248,7 +308,11 @@ class ReferenceEngine:
         cache.live = True
         cache.seed = admit.sampling.seed
         cache.end_ids = frozenset(admit.end_ids)
+        cache.end_from = admit.end_from
+        cache.draft = admit.draft
+        cache.logprobs = admit.logprobs
         cache.latest = cache.ended = None
+        cache.decoded = False
 
     def _keep(self, cache: Cache, keep: int, what: str) -> None:
         length = len(cache.ids)
@@ -256,11 +320,12 @@ class ReferenceEngine:
         require(self.trimmable or keep == length, f"{what} trims an untrimmable cache")
         cache.trim(keep)
 
-    def _decode(self, rows: Sequence[Slot], iterations: int) -> list[int]:
+    def _decode(self, rows: Sequence[Slot], iterations: int) -> list[tuple[Slot, list[int]]]:
+        """What each row got, iteration by iteration."""
         require((iterations == 0) == (not rows), f"{iterations} iterations of {len(rows)} rows")
         require(iterations >= 0, f"{iterations} iterations")
         require(len(set(rows)) == len(rows), f"a slot twice in the batch: {rows}")
-        sampled: list[int] = []
+        sampled: list[tuple[Slot, list[int]]] = []
         caches = [self._live(slot, "decode") for slot in rows]
         for _ in range(iterations):
             if all(
@@ -268,14 +333,22 @@ class ReferenceEngine:
                 for cache in caches
             ):
                 break
-            for slot, cache in zip(rows, caches, strict=True):
-                require(cache.latest is not None, f"decode of slot {slot} before its first token")
-                assert cache.latest is not None
-                cache.feed(cache.latest)
-                sampled.append(cache.sample(self.launches))
+            self._within_positions(sum(1 + cache.draft for cache in caches))
+            sampled += [(slot, self._iterate(slot)) for slot in rows]
             self.launches += 1
-        self.decoded_tokens += len(sampled)
+        self.decoded_tokens += sum(len(ids) for _, ids in sampled)
         return sampled
+
+    def _iterate(self, slot: Slot) -> list[int]:
+        cache = self.slots[slot]
+        require(cache.latest is not None, f"decode of slot {slot} before its first token")
+        cache.decoded = True
+        ids: list[int] = []
+        for _ in range(cache.accepted()):
+            assert cache.latest is not None
+            cache.feed(cache.latest)
+            ids.append(cache.sample(self.launches))
+        return ids
 
     def _prefill(self, chunk: Chunk) -> list[int]:
         cache = self._live(chunk.slot, "prefill")
@@ -298,9 +371,9 @@ class ReferenceEngine:
         require(cache.live, f"{what} of slot {slot}, which has no sequence")
         return cache
 
-    def _within_positions(self) -> None:
-        most = self.limits.kv_tokens
-        require(self.positions <= most, f"{self.positions} cache positions, over {most}")
+    def _within_positions(self, more: int = 0) -> None:
+        most, used = self.limits.kv_tokens, self.used + more
+        require(used <= most, f"{used} cache positions, over {most}")
 
     def _within_limits(self) -> None:
         self._within_positions()

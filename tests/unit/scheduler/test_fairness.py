@@ -5,6 +5,10 @@ from __future__ import annotations
 import pytest
 
 from cluster.core.config import Limits, Pacing
+from cluster.core.ids import RequestId
+from cluster.core.request import Request
+from cluster.scheduler.sequence import Sequence
+from cluster.scheduler.turns import PrefillTurns
 from tests.unit.scheduler.harness import Harness, Tracked
 from tests.unit.scheduler.reference import Cost
 
@@ -142,3 +146,39 @@ def test_after_a_cancelled_prefill_the_next_is_answered_soon(cost: Cost) -> None
         PACING.chunk, cost.prefill(0, 50)
     )
     harness.settle()
+
+
+def test_newcomers_without_end_do_not_starve_an_old_prompt() -> None:
+    """Each of them is more than a step's prefill can take, so there is always a newer one."""
+    harness = Harness(limits=Limits(sequences=8, queue=1000))
+    harness.submit("warm", long_prompt(50_000)[:4_000], 1)
+    harness.run()
+    old = harness.submit("old", long_prompt(0), 1)
+    harness.run(until=lambda: old.sequence.prefilled)
+    for number in range(300):
+        harness.submit(f"new{number}", long_prompt(900 + number)[:1_000], 1)
+    harness.run(until=lambda: old.tokens)
+    took = harness.clock.now() - old.submitted
+    assert took <= 2 * prefill_seconds(Cost()) + 1.0
+    assert sum(harness.tracked[f"new{n}"].released for n in range(300)) > 10
+    harness.settle()
+
+
+def test_an_old_prompt_has_at_least_every_second_turn() -> None:
+    turns = PrefillTurns()
+    old, *new = (Sequence(Request(RequestId(str(n)), (1, 2), 1), 0.0) for n in range(9))
+    turns.add([old])
+    turns.took(old, led=True)
+    begun = [old]
+    led_by_old = []
+    for newcomer in new:
+        turns.add([newcomer])
+        first, *_ = turns.order()
+        led_by_old.append(first in begun)
+        begun.append(first)
+        turns.took(first, led=True)
+    assert led_by_old == [True, False] * 4
+    assert len(turns) == 9
+    for sequence in (old, *new):
+        turns.discard(sequence)
+    assert not turns

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -12,6 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from cluster.core.config import Limits
 from cluster.core.errors import InvalidRequest, QueueFull
 from cluster.core.request import Finish
+from cluster.core.shelf import Shelved
+from cluster.scheduler import marks, shelf
+from cluster.scheduler.prefix import pack
+from tests.unit.scheduler.disk import Disk
 from tests.unit.scheduler.harness import Harness
 from tests.unit.scheduler.reference import VOCABULARY, Cost
 
@@ -35,18 +41,49 @@ def words(stem: int, length: int) -> list[int]:
     return [numbers.randrange(VOCABULARY) for _ in range(length)]
 
 
+EXTRAS: tuple[dict[str, Any], ...] = (
+    {},
+    {"draft": 1},
+    {"draft": 4},
+    {"draft": 8, "logprobs": 2},
+    {"logprobs": 0},
+    {"draft": 3, "min_tokens": 3},
+    {"draft": 3, "grammar": "any"},
+)
+"""What a request may ask for; drafts only on caches that can be trimmed."""
+
+
+def extras(number: int, *, trimmable: bool) -> dict[str, Any]:
+    chosen = dict(EXTRAS[number % len(EXTRAS)])
+    return chosen if trimmable else chosen | {"draft": 0}
+
+
 def is_valid(limits: Limits, prompt: int, max_tokens: int) -> bool:
-    return prompt + max_tokens <= limits.kv_tokens
+    return prompt + max_tokens + limits.slot_positions <= limits.kv_tokens
 
 
 def try_submit(
-    harness: Harness, prompt: list[int], max_tokens: int, seed: int, ends: int, scope: str
+    harness: Harness,
+    prompt: list[int],
+    max_tokens: int,
+    seed: int,
+    ends: int,
+    scope: str,
+    extra: int = 0,
 ) -> None:
     """Submit under a new name; being refused for a stated reason is fine."""
     name = f"r{len(harness.tracked)}"
-    waiting = len(harness.scheduler._waiting)
+    waiting = len(harness.scheduler._admission)
     try:
-        harness.submit(name, prompt, max_tokens, seed=seed, end_ids=range(ends), scope=scope)
+        harness.submit(
+            name,
+            prompt,
+            max_tokens,
+            seed=seed,
+            end_ids=range(ends),
+            scope=scope,
+            **extras(extra, trimmable=harness.engine.trimmable),
+        )
     except QueueFull:
         assert waiting >= harness.limits.queue
     except InvalidRequest:
@@ -54,6 +91,25 @@ def try_submit(
     else:
         assert waiting < harness.limits.queue
         assert is_valid(harness.limits, len(prompt), max_tokens)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_things_count() -> Iterator[None]:
+    """Files and snapshots of prompts as short as these."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shelf, "LEAST", 8)
+        patch.setattr(marks, "APART", 8)
+        yield
+
+
+def shelved(lengths: Iterable[int]) -> list[Shelved]:
+    """Prefixes that an earlier epoch has left on disk."""
+    every = [(scope, tuple(words(0, length))) for length in lengths for scope in SCOPES]
+    names = [shelf.entry_name(scope, pack(ids)) for scope, ids in every]
+    return [
+        Shelved(name, scope, ids, len(ids), float(number))
+        for number, (name, (scope, ids)) in enumerate(zip(names, every, strict=True))
+    ]
 
 
 class Traffic(RuleBasedStateMachine):
@@ -68,6 +124,10 @@ class Traffic(RuleBasedStateMachine):
         cost=st.sampled_from(COSTS),
         lag=st.integers(1, 9),
         kv_ahead=st.sampled_from([0, 5, 1024]),
+        slot_positions=st.sampled_from([0, 0, 9]),
+        disk_bytes=st.sampled_from([0, 150, 10_000]),
+        space=st.sampled_from([100, 250, 10_000]),
+        lengths=st.sets(st.integers(1, 90), max_size=3),
     )
     def start(
         self,
@@ -79,6 +139,10 @@ class Traffic(RuleBasedStateMachine):
         cost: Cost,
         lag: int,
         kv_ahead: int,
+        slot_positions: int,
+        disk_bytes: int,
+        space: int,
+        lengths: set[int],
     ) -> None:
         limits = Limits(
             sequences=sequences,
@@ -86,8 +150,17 @@ class Traffic(RuleBasedStateMachine):
             parked=parked,
             kv_tokens=kv_tokens,
             kv_ahead=kv_ahead,
+            slot_positions=slot_positions,
         )
-        self.harness = Harness(limits=limits, trimmable=trimmable, cost=cost, lag=lag)
+        self.harness = Harness(
+            limits=limits,
+            trimmable=trimmable,
+            cost=cost,
+            lag=lag,
+            end_ids=[VOCABULARY - 1],
+            disk=Disk(shelved(lengths) if disk_bytes else (), space),
+            disk_bytes=disk_bytes,
+        )
 
     @rule(
         stem=st.integers(0, 1),
@@ -97,6 +170,7 @@ class Traffic(RuleBasedStateMachine):
         seed=st.integers(0, 3),
         ends=st.sampled_from([0, 0, 4]),
         scope=st.sampled_from(SCOPES),
+        extra=st.integers(0, len(EXTRAS) - 1),
     )
     def submit(
         self,
@@ -107,8 +181,10 @@ class Traffic(RuleBasedStateMachine):
         seed: int,
         ends: int,
         scope: str,
+        extra: int,
     ) -> None:
-        try_submit(self.harness, words(stem, shared) + tail, max_tokens, seed, ends, scope)
+        prompt = words(stem, shared) + tail
+        try_submit(self.harness, prompt, max_tokens, seed, ends, scope, extra)
 
     @precondition(lambda self: self.harness.tracked)
     @rule(data=st.data(), more=st.integers(1, 8), seed=st.integers(0, 3))
@@ -127,6 +203,10 @@ class Traffic(RuleBasedStateMachine):
     def plan(self) -> None:
         self.harness.plan()
 
+    @rule(place=st.integers(0, 3), ok=st.sampled_from([True, True, True, False]))
+    def hear(self, place: int, ok: bool) -> None:
+        self.harness.hear(place, ok=ok)
+
     @rule()
     def answer(self) -> None:
         self.harness.answer()
@@ -136,9 +216,9 @@ class Traffic(RuleBasedStateMachine):
         for _ in range(steps):
             while self.harness.plan():
                 pass
-            self.harness.answer()
+            self.harness.answer() or self.harness.hear()
 
-    @rule(seconds=st.floats(0, 10))
+    @rule(seconds=st.floats(0, 40))
     def wait(self, seconds: float) -> None:
         self.harness.clock.advance(seconds)
 
@@ -175,13 +255,18 @@ def drive(numbers: random.Random, *, trimmable: bool) -> None:
         parked=numbers.randint(0, 3),
         kv_tokens=numbers.randint(60, 500),
         kv_ahead=numbers.choice([0, 3, 20, 1024]),
-        parked_tokens=numbers.choice([0, 30, 100, 1000]),
+        slot_positions=numbers.choice([0, 0, 5]),
     )
+    disk_bytes = numbers.choice([0, 200, 10_000])
+    lengths = [numbers.randint(1, 90) for _ in range(numbers.randint(0, 3))]
     harness = Harness(
         limits=limits,
         trimmable=trimmable,
         cost=numbers.choices(COSTS[:6], [3, 3, 3, 3, 1, 1])[0],
         lag=numbers.choice([1, 2, 2, 2, 5]),
+        end_ids=[VOCABULARY - 1, VOCABULARY - 2],
+        disk=Disk(shelved(set(lengths)) if disk_bytes else (), numbers.choice([150, 400, 10_000])),
+        disk_bytes=disk_bytes,
     )
     eager = numbers.choice([0.4, 0.6, 0.8])
     """How often the step loop gets its turn."""
@@ -196,6 +281,8 @@ def act(harness: Harness, numbers: random.Random, eager: float) -> None:
         harness.plan()
     elif dice < eager:
         harness.answer()
+        if numbers.random() < 0.3:
+            harness.hear(numbers.randint(0, 2), ok=numbers.random() < 0.8)
     elif dice < eager + (1 - eager) * 0.15 and harness.tracked:
         finish = numbers.choice([Finish.CANCELLED, Finish.STOP])
         harness.end(numbers.choice(list(harness.tracked)), finish)
@@ -205,7 +292,13 @@ def act(harness: Harness, numbers: random.Random, eager: float) -> None:
         prompt = [*earlier.request.prompt, *earlier.ids][: numbers.choice([cut, 10_000])]
         prompt += words(numbers.randint(10, 19), numbers.randint(1, 9))
         try_submit(
-            harness, prompt, numbers.randint(1, 9), numbers.randint(0, 3), 0, earlier.request.scope
+            harness,
+            prompt,
+            numbers.randint(1, 9),
+            numbers.randint(0, 3),
+            0,
+            earlier.request.scope,
+            numbers.randint(0, 6),
         )
     elif dice < eager + (1 - eager) * 0.9:
         prompt = words(numbers.randint(0, 1), numbers.randint(0, 90))
@@ -217,6 +310,7 @@ def act(harness: Harness, numbers: random.Random, eager: float) -> None:
             numbers.randint(0, 3),
             numbers.choice([0, 4]),
             numbers.choice(SCOPES),
+            numbers.randint(0, 6),
         )
     else:
-        harness.clock.advance(numbers.random())
+        harness.clock.advance(numbers.choice([1, 1, 1, 40]) * numbers.random())

@@ -94,10 +94,10 @@ def test_without_room_for_a_copy_the_prefix_itself_is_trimmed_and_continued() ->
     """It must not wait for ever beside a prefix that nobody uses."""
     slots = pool()
     source = park(slots, list(range(60)))
-    new = admitted(slots, [0, 1, 2, 3, 99], 80)
+    new = admitted(slots, [*range(20), 99], 60)
     edits = slots.take_edits()
-    assert (new.slot, new.cached) == (source, 4)
-    assert [(admit.slot, admit.keep) for admit in edits.admit] == [(source, 4)]
+    assert (new.slot, new.cached) == (source, 20)
+    assert [(admit.slot, admit.keep) for admit in edits.admit] == [(source, 20)]
     assert not edits.fork
     assert not edits.release
     assert slots.parked == 0
@@ -108,8 +108,8 @@ def test_what_a_trim_frees_is_free_in_the_next_step() -> None:
     slots = pool()
     park(slots, [2] * 15)
     park(slots, [1] * 80)
-    first = admitted(slots, [1] * 10 + [9] * 11, 1)  # no room for a copy: 80 become 22
-    assert (first.slot, first.cached) == (1, 10)
+    first = admitted(slots, [1] * 17 + [9] * 4, 1)  # no room for a copy: 80 become 22
+    assert (first.slot, first.cached) == (1, 17)
     assert not slots.admit(sequence([3] * 25, 5))
     assert not slots.take_edits().release
     assert slots.admit(sequence([3] * 25, 5))
@@ -174,7 +174,15 @@ def test_an_untrimmable_cache_that_is_known_whole_is_parked() -> None:
     slots.retire(old)
     assert slots.take_edits().park == [Park(Slot(0), 4)]
     new = admitted(slots, [1, 2, 3, 10, 11, 12])
-    assert (new.slot, new.cached) == (0, 4)
+    assert (new.slot, new.cached, slots.parked) == (1, 4, 1)
+
+
+def test_without_room_for_a_copy_it_is_continued_itself() -> None:
+    slots = pool(trimmable=False)
+    source = park(slots, [1] * 40)
+    new = admitted(slots, [1] * 41, 30)
+    assert (new.slot, new.cached, slots.parked) == (source, 40, 0)
+    assert not slots.take_edits().fork
 
 
 def test_one_too_many_parked_evicts_the_least_recently_used() -> None:
@@ -190,17 +198,103 @@ def test_one_too_many_parked_evicts_the_least_recently_used() -> None:
     assert slots.parked == 3
 
 
+def ended(slots: SlotPool, prompt: list[int]) -> Edits:
+    """The edits of an admission and end of exactly these ids."""
+    slots.take_edits()
+    user = admitted(slots, prompt, 1)
+    user.planned_prefill = len(prompt)
+    slots.retire(user)
+    return slots.take_edits()
+
+
 def test_a_copy_makes_its_source_young() -> None:
     slots = pool()
-    first, second, _ = (park(slots, [n, n, n]) for n in range(3))
-    user = admitted(slots, [0, 0, 9])
-    slots.take_edits()
-    user.planned_prefill = 3
-    slots.retire(user)
-    edits = slots.take_edits()
-    assert edits.release == [second]
-    assert slots.admit(sequence([0, 0, 0, 1]))
+    first, second, _ = (park(slots, [n] * 4) for n in range(3))
+    admitted(slots, [0, 0, 0, 9])
+    assert ended(slots, [7, 7]).release == [second]
+    assert slots.admit(sequence([0, 0, 0, 0, 1]))
     assert slots.take_edits().admit[0].slot == first
+
+
+def test_a_copy_of_a_small_part_does_not() -> None:
+    slots = pool(Limits(sequences=3, parked=3, kv_tokens=1000))
+    first, *_ = (park(slots, [n] * 50) for n in range(3))
+    user = admitted(slots, [0] * 20 + [9])
+    assert user.cached == 20
+    assert ended(slots, [7] * 50).release == [first]
+
+
+def test_a_few_ids_in_common_are_no_match() -> None:
+    """Nearly all prompts begin with the same few; no prefix may be cut down to them."""
+    slots = pool()
+    source = park(slots, list(range(60)))
+    new = admitted(slots, [*range(15), 99], 5)
+    assert (new.cached, slots.parked) == (0, 1)
+    assert not slots.take_edits().fork
+    crowding = admitted(slots, [*range(15), 98], 60)
+    assert crowding.cached == 0
+    assert slots.take_edits().release == [source]
+
+
+def test_what_two_prefixes_share_protects_neither() -> None:
+    slots = pool(Limits(sequences=3, parked=3, kv_tokens=1000))
+    other = park(slots, [5] * 40)
+    first = park(slots, [1] * 40)
+    second = park(slots, [1] * 35 + [2] * 5)
+    assert ended(slots, [7] * 40).release == [first]
+    assert ended(slots, [8] * 40).release == [other]  # then the second's are its own
+    assert second in slots._index
+
+
+def test_what_a_slot_takes_beside_its_positions_counts() -> None:
+    slots = pool(Limits(sequences=4, parked=4, kv_tokens=100, slot_positions=20))
+    parked = park(slots, [1] * 10)
+    admitted(slots, [2] * 10, 10)
+    assert not slots.admit(sequence([3] * 30, 11))
+    assert slots.parked == 1
+    assert slots.admit(sequence([3] * 30, 10))
+    assert slots.take_edits().release == [parked]
+
+
+# Snapshots
+
+
+def test_a_snapshot_is_parked_and_its_sequence_goes_on() -> None:
+    slots = pool(trimmable=False)
+    live = admitted(slots, [1] * 20, 5)
+    slots.take_edits()
+    live.planned_prefill = 12
+    slots.snapshot(live)
+    assert slots.take_edits().fork == [Fork(Slot(0), Slot(1), 12)]
+    assert (slots.parked, slots.live) == (1, {Slot(0): live})
+    slots.snapshot(live)
+    assert not slots.pending  # it is there already
+    follower = admitted(slots, [1] * 13, 5)
+    assert (follower.slot, follower.cached) == (2, 12)  # a copy: it can't be trimmed back
+    assert slots.take_edits().fork == [Fork(Slot(1), Slot(2), 12)]
+
+
+@pytest.mark.parametrize("limits", [Limits(parked=0), Limits(kv_tokens=36)])
+def test_without_room_no_snapshot_is_taken(limits: Limits) -> None:
+    slots = pool(limits, trimmable=False)
+    live = admitted(slots, [1] * 20, 5)
+    slots.take_edits()
+    live.planned_prefill = 12
+    slots.snapshot(live)
+    assert not slots.pending
+    assert slots.parked == 0
+
+
+def test_a_snapshot_takes_the_place_of_what_is_worth_least() -> None:
+    slots = pool(Limits(sequences=3, parked=2), trimmable=False)
+    old, _ = park(slots, [5] * 4), park(slots, [6] * 4)
+    live = admitted(slots, [1] * 20, 5)
+    live.planned_prefill = 12
+    slots.take_edits()
+    slots.snapshot(live)
+    edits = slots.take_edits()
+    assert edits.release == [old]
+    assert edits.fork == [Fork(Slot(2), old, 12)]
 
 
 def test_room_is_made_by_eviction_oldest_first_and_no_more_than_needed() -> None:
@@ -273,27 +367,3 @@ def test_retiring_twice_or_unadmitted_is_refused() -> None:
     slots.retire(live)
     with pytest.raises(ValueError, match="has no slot"):
         slots.retire(live)
-
-
-def test_prefixes_hold_no_more_positions_than_they_may() -> None:
-    slots = pool(Limits(parked=9, parked_tokens=25))
-    first, second = park(slots, list(range(10))), park(slots, list(range(20, 30)))
-    assert slots.parked == 2
-    third = admitted(slots, list(range(40, 50)), 1)
-    third.planned_prefill = 10
-    slots.retire(third)
-    assert slots.take_edits().release == [first]
-    assert slots.parked == 2
-    assert second not in (first, third.slot)
-
-
-def test_a_prefix_that_is_longer_than_all_may_be_is_not_kept() -> None:
-    slots = pool(Limits(parked=9, parked_tokens=25))
-    park(slots, list(range(10)))
-    long = admitted(slots, list(range(100, 130)), 1)
-    long.planned_prefill = 30
-    slots.retire(long)
-    edits = slots.take_edits()
-    assert slots.parked == 0
-    assert long.slot in edits.release
-    assert not edits.park

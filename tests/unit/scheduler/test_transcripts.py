@@ -96,10 +96,39 @@ def eviction_and_reuse() -> Harness:
         ("copy", [*ids(0, 20), 9, 9], 2),
         ("continue", [*ids(0, 30), 8, 8, 8], 2),
         ("evict", ids(500, 40), 2),
-        ("trim", [*ids(500, 10), *ids(800, 75)], 2),
+        ("trim", [*ids(500, 20), *ids(800, 65)], 2),
     ):
         harness.submit(name, prompt, most)
         harness.run()
+    return harness
+
+
+END = 999
+
+
+def snapshots() -> Harness:
+    """A cache that can't be trimmed: copied where messages end, and where the prompt does; the
+    next turn goes on from there."""
+    harness = Harness(cost=SLOW, trimmable=False, end_ids=[END])
+    conversation = [*ids(0, 99), END, *ids(200, 120), END, 7, 8]
+    first = harness.submit("a", conversation, 6)
+    harness.run(until=lambda: first.released)
+    harness.submit("b", [*conversation, *first.ids, END, *ids(400, 70)], 3)
+    harness.run()
+    harness.submit("c", [*ids(0, 99), END, *ids(500, 100)], 3)
+    return harness
+
+
+def saved_and_restored() -> Harness:
+    """What is parked is saved; when memory has lost it, it is read back, while others go on."""
+    harness = Harness(cost=SLOW, limits=Limits(parked=1), disk_bytes=1000)
+    harness.submit("a", ids(0, 200), 3)
+    harness.run()
+    harness.submit("other", ids(500, 40), 3)
+    harness.run()
+    harness.submit("b", [*ids(0, 190), 7, 7], 3)
+    fill(harness)
+    harness.submit("passes", ids(700, 30), 2)
     return harness
 
 
@@ -110,6 +139,8 @@ SCENARIOS: list[Scenario] = [
     stop_with_overrun,
     queue_full,
     eviction_and_reuse,
+    snapshots,
+    saved_and_restored,
 ]
 
 

@@ -1,0 +1,102 @@
+"""How many positions fit into what a rank has beside its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.core.errors import BadConfiguration
+from cluster.placement.memory import Load, longest_chunk, position_bytes, predict, slot_bytes
+
+SHARE = 0.8
+"""Of the positions that fit, so many are used: a batch of rows of unequal length takes more
+room than its rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What caches may hold on each rank."""
+
+    kv_tokens: int
+    """Positions of all slots together, what slots take beside them included."""
+    slot_positions: int
+    """What a slot takes beside its positions, in positions."""
+    position_bytes: int
+    """Cache bytes of a position on the rank that keeps most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What is served, and how, as far as memory goes."""
+
+    config: Mapping[str, Any]
+    world: int
+    kind: str
+    """"single", "tensor" or "pipeline"."""
+    kv_bits: int
+    weight_bytes: int
+    """Of the rank that holds most."""
+    usable_bytes: int
+    """Of the rank that has least."""
+    sequences: int
+    """Computed at the same time."""
+    context: int
+    """Of the model, in positions."""
+    fused: bool
+    """As in Load."""
+
+
+def room(engine: Engine, most: int, kv_bytes: int = 0) -> Room:
+    """What caches may hold: `kv_bytes` on each rank if given, else what fits beside weights and
+    working space, but no more than `most` positions.
+
+    Raises BadConfiguration when not even one position fits, or not `kv_bytes`, with both
+    numbers in GiB.
+    """
+    split = (engine.config, engine.world, engine.kind)
+    position = position_bytes(*split, engine.kv_bits)
+    slot = slot_bytes(*split)
+    slot_positions = -(-slot // position) if position else 0
+    if kv_bytes:
+        tokens = kv_bytes // max(1, position)
+        needed = _needed(engine, tokens)
+    else:
+        fitting = _fitting(engine, int(most / SHARE))
+        tokens = min(most, int(SHARE * fitting))
+        needed = _needed(engine, 1)
+    if tokens <= slot_positions or needed > engine.usable_bytes:
+        caches = f" and {_gib(kv_bytes)} of KV cache" if kv_bytes else ""
+        raise BadConfiguration(
+            f"each of {engine.world} ranks needs {_gib(max(needed, engine.weight_bytes))} for "
+            f"{_gib(engine.weight_bytes)} of weights{caches}, and one has only "
+            f"{_gib(engine.usable_bytes)}: add machines (--nodes), serve a smaller or quantized "
+            "model, or give less to the cache (--kv-gb, --kv-bits, --sequences)"
+        )
+    return Room(tokens, slot_positions, position)
+
+
+def _fitting(engine: Engine, most: int) -> int:
+    """The largest number of positions up to `most` that fits; 0 for none."""
+    low, high = 0, most + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _needed(engine, middle) <= engine.usable_bytes:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _needed(engine: Engine, positions: int) -> int:
+    """The peak with caches of so many positions, in bytes."""
+    config, world, kind = engine.config, engine.world, engine.kind
+    context = min(engine.context, positions)
+    slots = min(engine.sequences, positions)
+    chunk = longest_chunk(config, world, kind, context)
+    load = Load(positions, slots, context, chunk, engine.fused)
+    return predict(config, world, kind, engine.kv_bits, load, engine.weight_bytes).total
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB"

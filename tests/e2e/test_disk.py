@@ -1,0 +1,117 @@
+"""Prefixes that outlive their engines: saved by one group, restored by the next."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from pathlib import Path
+
+import pytest
+from mlx_lm.utils import load_model
+
+from cluster.coordinator.ranks import Ranks
+from cluster.core.errors import EpochEnded
+from cluster.core.ids import Entry, Slot
+from cluster.core.plan import Park, Restore, Save
+from cluster.core.shelf import ShelfOrder, Verb
+from tests.e2e.engines import Engine, connected, execute, launched, specs
+from tests.unit.engine.driver import EPOCH, Plan, compare, reference, texts
+from tests.unit.engine.models import TRIMMABLE, write_model
+
+pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
+
+ENTRY = Entry("0123456789abcdef" * 2)
+NUMBERS = random.Random(3)
+KEPT, OTHER, TAIL = ([NUMBERS.randrange(128) for _ in range(n)] for n in (150, 21, 9))
+
+
+def save(plan: Plan) -> None:
+    """Compute KEPT, and save it while another sequence decodes."""
+    plan.prefill(1, OTHER)
+    plan.prefill(0, KEPT, chunk=70)
+    plan.add(
+        park=(Park(Slot(0), len(KEPT)),),
+        save=(Save(Slot(0), ENTRY, "scope", tuple(KEPT)),),
+        decode=(Slot(1),),
+        iterations=4,
+    )
+    # Taken over and written to at once: the save must not see it.
+    plan.prefill(0, [*KEPT, *OTHER], keep=len(KEPT))
+    plan.decode(1, 0, iterations=4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "world", "bits"),
+    [
+        ("llama", 1, 0),
+        ("llama", 1, 8),
+        ("qwen3", 2, 0),
+        ("deepseek_v3", 2, 0),
+        ("gpt_oss", 2, 0),
+        ("qwen3_5", 2, 0),
+    ],
+)
+async def test_the_text_after_a_restart(kind: str, world: int, bits: int, tmp_path: Path) -> None:
+    folder, kv_dir = write_model(tmp_path / kind, kind, head_dim=32), str(tmp_path / "kv")
+    plan = Plan()
+    async with (
+        launched(folder, world, EPOCH, kv_bits=bits, kv_dir=kv_dir) as engines,
+        connected(engines) as clients,
+    ):
+        ranks = Ranks(clients)
+        assert ranks.shelved() == ()
+        save(plan)
+        results = await execute(clients, plan.steps)
+        before = texts(plan.steps, results[0])
+        news = await asyncio.wait_for(ranks.next_news(), 30)
+        assert (news.verb, news.entry, news.ok) == (Verb.SAVE, ENTRY, True)
+    async with (
+        launched(folder, world, EPOCH, kv_bits=bits, kv_dir=kv_dir) as engines,
+        connected(engines) as clients,
+    ):
+        ranks = Ranks(clients)
+        (found,) = ranks.shelved()
+        assert (found.entry, found.scope, found.ids) == (ENTRY, "scope", tuple(KEPT))
+        await ranks.order(ShelfOrder(Verb.STAGE, ENTRY))
+        await ranks.order(ShelfOrder(Verb.STAGE, ENTRY))
+        assert (await asyncio.wait_for(ranks.next_news(), 30)).ok
+        assert (await asyncio.wait_for(ranks.next_news(), 30)).ok
+        plan = Plan()
+        plan.prefill(5, OTHER)
+        prompts = {6: [*KEPT, *TAIL], 7: [*KEPT, *OTHER]}
+        for slot, prompt in prompts.items():
+            keep = 100 if kind in TRIMMABLE and slot == 6 else len(KEPT)
+            plan.prefill(slot, prompt, keep=keep, restore=(Restore(Slot(slot), ENTRY),))
+        plan.decode(5, 6, 7, iterations=8)
+        results = await execute(clients, plan.steps)
+    after = texts(plan.steps, results[0])
+    assert after[7][:5] == before[100]
+    model = load_model(folder)[0]
+    for slot, prompt in prompts.items() if not bits else ():
+        compare(model, prompt, after[slot], reference(model, prompt, len(after[slot])))
+
+
+async def test_nothing_is_restored_that_is_not_staged(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "llama", "llama")
+    plan = Plan()
+    plan.prefill(0, OTHER, keep=5, restore=(Restore(Slot(0), ENTRY),))
+    async with (
+        launched(folder, 1, EPOCH, kv_dir=str(tmp_path / "kv")) as engines,
+        connected(engines) as clients,
+    ):
+        with pytest.raises(EpochEnded, match="is not staged"):
+            await execute(clients, plan.steps)
+
+
+async def test_a_folder_that_can_not_be_written_to_is_one_line(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "llama", "llama")
+    (tmp_path / "file").write_text("")
+    (spec,) = specs(folder, 1, EPOCH, kv_dir=os.fspath(tmp_path / "file"))
+    engine = Engine(spec)
+    try:
+        event = await asyncio.to_thread(engine.until, "ready")
+    finally:
+        engine.end()
+    assert (event["event"], event["error"]) == ("failed", "BadConfiguration")
+    assert "--kv-dir" in event["message"]

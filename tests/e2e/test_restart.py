@@ -1,0 +1,70 @@
+"""A server that is started again goes on from the prefixes it has kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.cluster_process import Server, serving, wait_until
+
+PROMPT = "A long prompt, of which every word has to be read. " * 20
+
+
+def ask(server: Server) -> tuple[str, int, int]:
+    """The answer, and how many tokens of the prompt were there and not computed."""
+    answer = server.chat(PROMPT, max_tokens=12, temperature=0)
+    usage: dict[str, Any] = answer["usage"]
+    text: str = answer["choices"][0]["message"]["content"]
+    return text, usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"]
+
+
+def kept(folder: Path, ranks: int) -> list[Path]:
+    """The files, once each rank has one and none is being written."""
+    files = list(folder.rglob("*.safetensors"))
+    by_rank = {path.parent for path in files}
+    return files if len(by_rank) == ranks and not list(folder.rglob(".*.tmp")) else []
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_same_prompt_after_a_restart(
+    ranks: int, tmp_path: Path, random_model: Callable[[str], Path]
+) -> None:
+    options = ("--model", str(random_model("qwen3")), "--local-ranks", str(ranks))
+    options += ("--kv-dir", str(tmp_path / "kv"), "--kv-disk-gb", "0.5")
+    with serving(*options) as server:
+        text, prompt, cached = ask(server)
+        assert prompt > 200
+        assert cached == 0
+        files = wait_until(lambda: kept(tmp_path / "kv", ranks), 20, "the prefix is kept")
+    with serving(*options) as server:
+        again, _, cached = ask(server)
+        assert again == text
+        assert prompt - cached < 32
+    for path in files:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    with serving(*options) as server:
+        again, _, cached = ask(server)
+        assert again == text
+        assert cached == 0
+        assert "its checksum is wrong" in server.output
+        wait_until(
+            lambda: len(kept(tmp_path / "kv", ranks)) == ranks, 20, "a good one takes its place"
+        )
+    with serving(*options) as server:
+        again, _, cached = ask(server)
+        assert again == text
+        assert prompt - cached < 32
+
+
+def test_a_folder_that_can_not_be_used_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with Server("--kv-dir", str(tmp_path / "file")) as server:
+        assert server.popen.wait(60) == 1
+        (line,) = (line for line in server.output.splitlines() if "--kv-dir" in line)
+        assert line.startswith("tandem: prefixes can't be kept in ")
+        assert "Traceback" not in server.output
