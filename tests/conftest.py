@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import time
 from collections.abc import Callable
 
 import anyio
 import pytest
+
+from cluster.node.blas import engine_environment, find_blas
+
+
+def _fast_blas() -> None:
+    """Have this process compute with the library that engines get, some 20 times faster. To be
+    called before anything imports MLX, whose symbols are then found here first."""
+    blas = find_blas()
+    if not blas.preload:
+        return
+    before = dict(os.environ)
+    os.environ.update(engine_environment(blas, threads=0))
+    ctypes.CDLL(blas.preload, mode=ctypes.RTLD_GLOBAL)  # reads its settings now
+    os.environ.clear()
+    os.environ.update(before)
+
+
+_fast_blas()
 
 
 @pytest.fixture

@@ -201,6 +201,7 @@ class RaggedRows:
             self._columns = -(-ahead // BLOCK) * BLOCK
         for cache in self.caches:
             cache.arrays = [self._grown(array) for array in cache.arrays]
+            mx.eval(cache.arrays)  # one layer at a time, or all would be there twice
 
     def _grown(self, array: mx.array) -> mx.array:
         rows, columns = array.shape[0], array.shape[2]
