@@ -40,14 +40,14 @@ class Served(Protocol):
 
 def rank_cores(ranks: int) -> list[pinning.Cores]:
     """One core for each rank."""
-    cores = pinning.all_cores()
+    cores = pinning.ALL_CORES
     return [frozenset({cores[rank % len(cores)]}) for rank in range(ranks)]
 
 
 def other_cores(ranks: int) -> pinning.Cores:
     """Where clients and Tandem's coordinator run: on another core than the only rank's, or
     beside the ranks on theirs."""
-    cores = pinning.all_cores()
+    cores = pinning.ALL_CORES
     return frozenset({cores[-1]}) if ranks == 1 else frozenset(cores[:ranks])
 
 
@@ -83,6 +83,9 @@ def tandem(folder: Path, ranks: int, *options: str) -> Iterator[Tandem]:
         engines = sorted(server.cluster()["ranks"], key=lambda rank: rank["rank"])
         for engine, cores in zip(engines, rank_cores(ranks), strict=True):
             pinning.pin(engine["pid"], cores)
+            if ranks == 1:
+                # The thread that speaks gRPC is no part of the rank, as the peer's HTTP is not.
+                pinning.pin_main_thread(engine["pid"], other_cores(ranks))
         _check_blas([engine["pid"] for engine in engines])
         plain = Tandem(server, server.port, {})
         # A least length takes drafts out of a request; these models never end one anyway.
@@ -133,7 +136,7 @@ def peer(folder: Path, ranks: int) -> Iterator[Peer]:
         served = Peer(port, {})
         served.settle()  # it answers before it has loaded the model
         if ranks == 1:
-            # Its HTTP threads, which are no part of the rank, get what Tandem's coordinator has.
+            # Its HTTP threads get what Tandem's coordinator has.
             pinning.pin_main_thread(processes[0].pid, other_cores(ranks))
         _check_blas([process.pid for process in processes])
         yield served

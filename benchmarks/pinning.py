@@ -15,9 +15,9 @@ CAN_PIN = hasattr(os, "sched_setaffinity")
 Cores = frozenset[int]
 
 
-def all_cores() -> list[int]:
-    """The cores that this process may use, in order; two are used."""
-    return sorted(os.sched_getaffinity(0)) if CAN_PIN else list(range(os.cpu_count() or 1))
+ALL_CORES = tuple(sorted(os.sched_getaffinity(0)) if CAN_PIN else range(os.cpu_count() or 1))
+"""The cores that this process could use when it began, in order; two are used. Not asked for
+again: inside a block of `on_cores` it would be those of the block."""
 
 
 def environment() -> dict[str, str]:

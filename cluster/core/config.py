@@ -14,8 +14,9 @@ class Pacing:
     size takes at least half as long (scheduler/pace.py)."""
     prefill_in_flight: float = 0.5
     """All prefill in flight is predicted to take at most this long together, or is one chunk."""
-    decode: float = 0.02
-    """One decode step is predicted to take at most this long, or is a single iteration."""
+    decode_in_flight: float = 0.04
+    """All decode in flight is predicted to take at most this long together, or a step has a
+    single iteration."""
     prefill_share: float = 0.5
     """Share of the time that prefill gets while others decode; in (0, 1)."""
     steps_in_flight: int = 2

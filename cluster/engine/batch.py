@@ -81,9 +81,9 @@ class DecodeBatch:
                 raise StepRefused(f"slot {slot} is to decode, but no token was sampled in it yet")
         self.leave(mine - wanted)
         self._hand_back()
-        for slot in rows:
-            if slot not in mine:
-                self._join(slot)
+        joining = [slot for slot in rows if slot not in mine]
+        for i, slot in enumerate(joining):
+            self._join(slot, joining[i + 1 :])
 
     def forward(self, drafts: Mapping[Slot, Sequence[int]] | None = None) -> mx.array:
         """Feed each row its latest token, and what was drafted for it: logits `[n, vocab]`, one
@@ -175,17 +175,20 @@ class DecodeBatch:
         part.bundle = Single(self._slots[slot].caches)
         return freed
 
-    def _join(self, slot: Slot) -> None:
-        """Add a row to the first part that takes it, or by itself."""
+    def _join(self, slot: Slot, next_ones: Sequence[Slot]) -> None:
+        """Add a row to the first part that takes it, or by itself. Room is made at once for
+        those of `next_ones` that will probably join the same part."""
         sequence = self._slots[slot]
         for part in self._parts:
-            if not _alike([*(self._slots[s].length for s in part.slots), sequence.length]):
+            lengths = [*(self._slots[s].length for s in part.slots), sequence.length]
+            if not _alike(lengths):
                 continue
+            more = sum(_alike([*lengths, self._slots[s].length]) for s in next_ones)
             if isinstance(part.bundle, Ragged | Merged):
-                part.bundle.join(sequence.caches, sequence.length)
+                part.bundle.join(sequence.caches, sequence.length, more)
             else:
                 both = [self._slots[part.slots[0]], sequence]
-                bundle = bundle_of([s.caches for s in both], [s.length for s in both])
+                bundle = bundle_of([s.caches for s in both], [s.length for s in both], more)
                 if bundle is None:
                     continue
                 part.bundle = bundle

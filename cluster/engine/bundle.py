@@ -66,14 +66,15 @@ class Single:
 class Ragged:
     """Rows with plain or quantized caches."""
 
-    def __init__(self, rows: Sequence[Caches], lengths: Sequence[int]) -> None:
+    def __init__(self, rows: Sequence[Caches], lengths: Sequence[int], more: int = 0) -> None:
         self._rows = RaggedRows(rows[0])
+        self._rows.reserve(len(rows) + more, max(lengths))
         for caches, length in zip(rows, lengths, strict=True):
             self.join(caches, length)
 
-    def join(self, caches: Caches, length: int) -> None:
-        """Append a row."""
-        self._rows.join(caches, length)
+    def join(self, caches: Caches, length: int, more: int = 0) -> None:
+        """Append a row; `more` rows are about to follow it."""
+        self._rows.join(caches, length, more)
 
     def begin(self, lengths: Sequence[int], width: int) -> Caches:
         """See Bundle."""
@@ -100,8 +101,8 @@ class Merged:
         self._caches: Caches = [type(layer[0]).merge(layer) for layer in layers]
         self._count = len(rows)
 
-    def join(self, caches: Caches, length: int) -> None:
-        """Append a row."""
+    def join(self, caches: Caches, length: int, more: int = 0) -> None:
+        """Append a row; nothing is gained by knowing of those that follow it."""
         for mine, theirs in zip(self._caches, caches, strict=True):
             mine.extend(type(theirs).merge([theirs]))
         self._count += 1
@@ -131,10 +132,13 @@ class Merged:
         return states(self._caches)
 
 
-def bundle_of(rows: Sequence[Caches], lengths: Sequence[int]) -> Ragged | Merged | None:
-    """The bundle of two or more rows; None when they can only be computed one by one."""
+def bundle_of(
+    rows: Sequence[Caches], lengths: Sequence[int], more: int = 0
+) -> Ragged | Merged | None:
+    """The bundle of two or more rows, which `more` are about to join; None when they can only be
+    computed one by one."""
     if all(map(raggable, rows)):
-        return Ragged(rows, lengths)
+        return Ragged(rows, lengths, more)
     if all(_mergeable(cache) for caches in rows for cache in caches):
         return Merged(rows, lengths)
     return None

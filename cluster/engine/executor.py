@@ -21,6 +21,7 @@ from cluster.engine.grammar import Grammars
 from cluster.engine.group import Group
 from cluster.engine.launch import Launch, Turn
 from cluster.engine.loader import LoadedModel
+from cluster.engine.ragged import plain, split
 from cluster.engine.sampler import Sampler
 from cluster.engine.shelf import Shelf
 from cluster.engine.slots import SlotTable, start, states
@@ -83,10 +84,10 @@ class Executor:
             if all(turn.ended for turn in turns):
                 break
             yield self._decode(turns)
-        for chunk in step.chunks:
+        for chunks in self._together(step.chunks):
             if self._unsettled:
                 yield None
-            yield self._prefill(chunk)
+            yield self._prefill(chunks[0]) if len(chunks) == 1 else self._prefill_all(chunks)
 
     def note(self, launch: Launch, ids: Sequence[int]) -> None:
         """The ids that a launch sampled are known. To be called between the same launches on
@@ -231,6 +232,49 @@ class Executor:
             sequence.latest = None
         launch.chunk = True
         self._hand_over(launch, states(sequence.caches))
+        return launch
+
+    def _together(self, chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
+        """`chunks` in their order; short whole prompts that follow each other in one list, to be
+        forwarded as rows, since reading the weights is most of the work of each."""
+        group: list[Chunk] = []
+        for chunk in chunks:
+            width = max(len(each.tokens) for each in (chunk, *group))
+            fits = (len(group) + 1) * width <= SPLIT and self._fresh(chunk)
+            if group and not (fits and self._fresh(group[0])):
+                yield group
+                group = []
+            group.append(chunk)
+        if group:
+            yield group
+
+    def _fresh(self, chunk: Chunk) -> bool:
+        """True for a whole prompt whose cache can be a row among others."""
+        return chunk.sample and chunk.start == 0 and plain(self._slots[chunk.slot].caches)
+
+    def _prefill_all(self, chunks: Sequence[Chunk]) -> Launch:
+        """Whole prompts as rows, shorter ones followed by anything: nothing before it sees it."""
+        rows = tuple(chunk.slot for chunk in chunks)
+        sequences = [self._slots[slot] for slot in rows]
+        for chunk, sequence in zip(chunks, sequences, strict=True):
+            self._check(chunk, sequence.length)
+        turns = self._turns_of(rows)
+        self._begin_masks(rows)
+        lengths = tuple(len(chunk.tokens) for chunk in chunks)
+        width = max(lengths)
+        padded = [[*chunk.tokens, *[0] * (width - len(chunk.tokens))] for chunk in chunks]
+        caches = self._loaded.new_caches()
+        logits = self._model(mx.array(padded, dtype=mx.int32), cache=caches)
+        last = mx.array([length - 1 for length in lengths])
+        logits = logits[mx.arange(len(rows)), last]
+        launch = self._launch(rows, turns, lengths, logits, rows, lengths)
+        launch.chunk = True
+        for row, (sequence, own) in enumerate(zip(sequences, split(caches, lengths), strict=True)):
+            sequence.caches, sequence.length = own, lengths[row]
+            sequence.latest = launch.done[row : row + 1]
+        self._hand_over(
+            launch, [each for sequence in sequences for each in states(sequence.caches)]
+        )
         return launch
 
     def _launch(

@@ -26,7 +26,8 @@ class Turn:
 
 @dataclass(slots=True)
 class Launch:
-    """Work under way on the device: a decode iteration of the whole batch or a prefill chunk."""
+    """Work under way on the device: a decode iteration of the whole batch, a prefill chunk, or
+    several chunks that are whole prompts."""
 
     rows: tuple[Slot, ...]
     turns: tuple[Turn, ...]
@@ -34,7 +35,7 @@ class Launch:
     lengths: tuple[int, ...]
     """Cache length of each row after the launch; with drafts, were all of them right."""
     chunk: bool
-    """A prefill chunk; otherwise a decode iteration."""
+    """Prefill; otherwise a decode iteration."""
     done: mx.array
     """The sampled ids, int32: one for each row and one more for each drafted id, or none for a
     chunk that samples nothing. Used by nobody else, so that another thread may wait for it."""

@@ -191,7 +191,9 @@ class StepLoop:
         self._last_done = now
         likelihoods = launch.report.read() if launch.report is not None else ()
         if launch.chunk:
-            work.chunk_seconds.append(seconds)
+            # Chunks that were one launch are whole prompts: each has its part of the time.
+            whole = sum(launch.lengths)
+            work.chunk_seconds.extend(seconds * length / whole for length in launch.lengths)
             work.prefilled.extend(ids)
             work.prefilled_likelihoods.extend(likelihoods)
         else:

@@ -130,9 +130,14 @@ class QuantizedRaggedCache(RaggedCache):
         return tuple(used[:3]), tuple(used[3:])
 
 
+def plain(caches: Sequence[Any]) -> bool:
+    """True for caches of keys and values by position, quantized or not."""
+    return all(type(cache) in (KVCache, QuantizedKVCache) for cache in caches)
+
+
 def raggable(caches: Sequence[Any]) -> bool:
-    """True when rows with such caches can be batched here: plain or quantized, not empty."""
-    return all(type(c) in (KVCache, QuantizedKVCache) and c.keys is not None for c in caches)
+    """True when rows with such caches can be batched here: plain and not empty."""
+    return plain(caches) and all(cache.keys is not None for cache in caches)
 
 
 class RaggedRows:
@@ -152,12 +157,13 @@ class RaggedRows:
     def begin(self, lengths: Sequence[int], width: int) -> None:
         """The model is about to write `width` positions behind `lengths`, one for each row."""
         self._end = max(lengths) + width
-        self._reserve(self._rows, self._end)
+        self.reserve(self._rows, self._end)
         self._layout.begin(lengths, width)
 
-    def join(self, caches: Sequence[Any], length: int) -> None:
-        """Append a row with what `caches` hold of the first `length` positions."""
-        self._reserve(self._rows + 1, length)
+    def join(self, caches: Sequence[Any], length: int, more: int = 0) -> None:
+        """Append a row with what `caches` hold of the first `length` positions; `more` rows are
+        about to follow it."""
+        self.reserve(self._rows + 1 + more, length)
         self._end = max(self._end, length)
         # Computed before anything is written: an array that something still waits to read can't
         # be written in place, and would be copied whole.
@@ -187,7 +193,7 @@ class RaggedRows:
         """Every array."""
         return [array for cache in self.caches for array in cache.arrays]
 
-    def _reserve(self, rows: int, columns: int) -> None:
+    def reserve(self, rows: int, columns: int) -> None:
         """Make room for so many rows and columns, by copying everything if need be."""
         if rows <= self._capacity and columns <= self._columns:
             return
@@ -217,10 +223,16 @@ def _like(cache: Any, layout: Layout) -> RaggedCache:
     return RaggedCache(layout, arrays)
 
 
-def _alone(cache: RaggedCache, row: int, length: int) -> Any:
+def split(caches: Sequence[Any], lengths: Sequence[int]) -> list[list[Any]]:
+    """The rows of plain or quantized mlx-lm caches `[rows, heads, columns, size]`, of which row i
+    holds `lengths[i]` positions, as caches of their own."""
+    return [[_alone(cache, row, length) for cache in caches] for row, length in enumerate(lengths)]
+
+
+def _alone(cache: Any, row: int, length: int) -> Any:
     """One row's `length` positions as an mlx-lm cache."""
-    taken = [mx.contiguous(array[row : row + 1, :, :length]) for array in cache.arrays]
-    if isinstance(cache, QuantizedRaggedCache):
+    taken = [mx.contiguous(array[row : row + 1, :, :length]) for array in _arrays(cache)]
+    if isinstance(cache, QuantizedRaggedCache | QuantizedKVCache):
         alone: Any = QuantizedKVCache(group_size=cache.group_size, bits=cache.bits)
         alone.keys, alone.values = tuple(taken[:3]), tuple(taken[3:])
     else:
@@ -231,6 +243,8 @@ def _alone(cache: RaggedCache, row: int, length: int) -> Any:
 
 
 def _arrays(cache: Any) -> list[mx.array]:
-    """Keys and values of an mlx-lm cache, flat."""
+    """Keys and values, flat."""
+    if isinstance(cache, RaggedCache):
+        return cache.arrays
     parts = (cache.keys, cache.values)
     return [array for part in parts for array in (part if isinstance(part, tuple) else (part,))]

@@ -22,6 +22,8 @@ class Flight:
     """Whose slots the step computes on; a slot may have another owner by the time it is done."""
     ended: tuple[RequestId, ...]
     """Requests whose slot this step parks or releases."""
+    decode: float
+    """Predicted time of its iterations together when it was planned, in seconds."""
     prefill: float
     """Predicted time of its chunks together when it was planned, in seconds."""
 

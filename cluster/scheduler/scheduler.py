@@ -261,8 +261,7 @@ class Scheduler:
             self._rows = []
             return [], 0, 0.0
         left = min(q.wanted_iterations for q in wanting)
-        fit = self._decode_pace.iterations_within(len(wanting), self._pacing.decode)
-        iterations = min(left, fit)
+        iterations = min(left, self._fitting(len(wanting)))
         # Those for which there is no room stay as they are until another sequence ends.
         rows = [
             q for q in wanting if self._pool.grow(q, q.planned_length + iterations * (1 + q.draft))
@@ -276,6 +275,14 @@ class Scheduler:
         self._share.decoded(seconds)
         self._rows = in_order(self._rows, rows)
         return [q.slot for q in self._rows if q.slot is not None], iterations, seconds
+
+    def _fitting(self, rows: int) -> int:
+        """Iterations of one step, such that those in flight together keep their bound and steps
+        are about even: 3 that fit are 2 and 1, not 1 and 1."""
+        within = self._decode_pace.iterations_within
+        bound = self._pacing.decode_in_flight
+        even = -(-within(rows, bound) // self._pacing.steps_in_flight)
+        return min(even, within(rows, bound - sum(flight.decode for flight in self._flights)))
 
     def _make_way(self, stuck: list[Sequence]) -> None:
         """Nobody has room to go on: the one admitted last gives up its slot, and begins anew
@@ -342,7 +349,7 @@ class Scheduler:
         owners = {slot: self._pool.live[slot] for slot in step.decode}
         owners |= {chunk.slot: self._pool.live[chunk.slot] for chunk in step.chunks}
         ended = tuple(self._ended)
-        self._flights.append(Flight(step, now, begin + deadline, owners, ended, prefill))
+        self._flights.append(Flight(step, now, begin + deadline, owners, ended, decode, prefill))
         self._ended.clear()
 
     # Learning

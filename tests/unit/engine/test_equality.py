@@ -11,8 +11,8 @@ import pytest
 from mlx_lm.utils import load_model
 
 from cluster.core.ids import Slot
-from cluster.core.plan import Fork, Park
-from tests.unit.engine.driver import Plan, Running, compare, reference, texts
+from cluster.core.plan import Admit, Chunk, Fork, Park, StepResult
+from tests.unit.engine.driver import GREEDY, Plan, Running, compare, reference, texts
 from tests.unit.engine.models import CONFIGS, TRIMMABLE, write_model
 
 
@@ -22,9 +22,10 @@ class Case:
     def __init__(self, folder: Path) -> None:
         self.running = Running(folder)
         self.model: Any = load_model(folder)[0]
+        self.results: list[StepResult] = []
 
     def check(self, plan: Plan, prompts: dict[int, list[int]]) -> dict[int, list[int]]:
-        results = self.running.run(plan.steps)
+        self.results = results = self.running.run(plan.steps)
         ours = texts(plan.steps, results)
         for name, prompt in prompts.items():
             theirs = reference(self.model, prompt, len(ours[name]))
@@ -69,6 +70,22 @@ def test_chunked_prefill(case: Case, chunk: int) -> None:
     plan.prefill(0, prompt, chunk=chunk)
     plan.decode(0, iterations=12)
     case.check(plan, {0: prompt})
+
+
+def test_prompts_that_are_prefilled_together(case: Case, folder: Path) -> None:
+    prompts = dict(enumerate(prompts_of(20, 31, 9, 31, 100, 40)))
+    plan = Plan()
+    plan.add(
+        admit=tuple(Admit(Slot(slot), 0, GREEDY) for slot in prompts),
+        chunks=tuple(Chunk(Slot(slot), 0, tuple(prompts[slot]), True) for slot in prompts),
+    )
+    plan.decode(*prompts, iterations=6)
+    plan.decode(2, iterations=3)
+    case.check(plan, prompts)
+    seconds = case.results[0].chunk_seconds
+    # The first four are one launch, in which equally long ones have equal parts of the time.
+    assert (seconds[1] == seconds[3]) == (folder.name in TRIMMABLE)
+    assert seconds[0] / seconds[1] == pytest.approx(20 / 31) or folder.name not in TRIMMABLE
 
 
 def test_ragged_batch_with_joins_and_leaves(case: Case) -> None:

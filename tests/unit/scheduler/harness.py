@@ -320,9 +320,10 @@ class Harness:
 
     def _check_bounds(self, step: Step) -> None:
         """Invariant 3: decode as it really is, prefill as it was predicted."""
-        seconds = step.iterations * self.engine.cost.decode(len(step.decode))
-        assert step.iterations <= 1 or seconds <= self.pacing.decode + TOLERANCE
         flights = self.scheduler._flights
+        cost = self.engine.cost
+        seconds = sum(f.step.iterations * cost.decode(len(f.step.decode)) for f in flights)
+        assert step.iterations <= 1 or seconds <= self.pacing.decode_in_flight + TOLERANCE
         prefill = sum(flight.prefill for flight in flights)
         chunks = sum(len(flight.step.chunks) for flight in flights)
         assert chunks <= 1 or prefill <= self.pacing.prefill_in_flight + TOLERANCE

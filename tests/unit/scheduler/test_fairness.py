@@ -21,6 +21,12 @@ LONG = 30_000
 PACING = Pacing()
 
 
+def decode_step(cost: Cost, rows: int) -> float:
+    """The longest that one decode step may take: an even part of what is in flight, rounded up to
+    an iteration."""
+    return PACING.decode_in_flight / PACING.steps_in_flight + cost.decode(rows)
+
+
 def long_prompt(stem: int) -> list[int]:
     return [stem + n % 777 for n in range(LONG)]
 
@@ -46,7 +52,7 @@ def test_a_stream_beside_a_long_prefill_waits_one_chunk_at_most(cost: Cost) -> N
     stream.times.clear()
     long = harness.submit("long", long_prompt(0), 1)
     harness.run(until=lambda: long.tokens)
-    decode = max(PACING.decode, cost.decode(2))
+    decode = decode_step(cost, 2)
     assert stream.longest_wait <= PACING.chunk * PACING.prefill_share * 1.001 + decode
     assert stream.longest_wait <= PACING.chunk + decode
     harness.end("stream")
@@ -62,7 +68,7 @@ def test_that_prefill_still_gets_its_share(cost: Cost) -> None:
     took = harness.clock.now() - long.submitted
     # Half of the time, and at most one decode step lost per chunk.
     chunks = sum(bool(step.chunks) for step in harness.steps)
-    lost = chunks * max(PACING.decode, cost.decode(2))
+    lost = chunks * decode_step(cost, 2)
     assert took <= prefill_seconds(cost) / PACING.prefill_share + lost + 1.0
     assert took >= prefill_seconds(cost) / PACING.prefill_share * 0.9
     harness.end("stream")
@@ -93,7 +99,7 @@ def test_even_beside_streams_a_short_prompt_is_answered_soon(cost: Cost) -> None
     harness.run(until=lambda: harness.engine.prefilled_tokens > fed + LONG / 2)
     short = harness.submit("short", [7] * 50, 1)
     harness.run(until=lambda: short.tokens)
-    decode = max(PACING.decode, cost.decode(4))
+    decode = decode_step(cost, 4)
     # In flight, what prefill owes decode, and its own step.
     assert short.times[0] - short.submitted <= 3 * PACING.chunk + 3 * decode
     for name in ("stream", "long0", "long1"):
@@ -126,7 +132,7 @@ def test_a_stream_beside_many_short_prompts_waits_one_chunk_at_most(cost: Cost) 
     for n in range(60):
         harness.submit(f"r{n}", [n] * 150, 3)
     harness.run(until=lambda: all(harness.tracked[f"r{n}"].released for n in range(60)))
-    decode = max(PACING.decode, cost.decode(16))
+    decode = decode_step(cost, 16)
     assert stream.longest_wait <= PACING.chunk * PACING.prefill_share * 1.001 + decode
     harness.end("stream")
     harness.settle()

@@ -250,6 +250,19 @@ def test_the_next_turn_prefills_only_what_is_new() -> None:
     assert harness.engine.prefilled_tokens == 304
 
 
+@pytest.mark.parametrize(("iteration", "sizes"), [(0.013, {1, 2}), (0.019, {1}), (0.005, {4})])
+def test_decode_in_flight_fills_its_bound(iteration: float, sizes: set[int]) -> None:
+    harness = Harness(cost=Cost(iteration=iteration, row=0.0))
+    tracked = harness.submit("a", [1, 2, 3], 1000)
+    harness.run(until=lambda: tracked.tokens > 50)
+    begun = len(harness.steps)
+    harness.run(until=lambda: tracked.tokens > 150)
+    counts = [step.iterations for step in harness.steps[begun:]]
+    assert set(counts) == sizes
+    most = int(Pacing().decode_in_flight / iteration)
+    assert all(a + b == most for a, b in pairwise(counts))
+
+
 @pytest.mark.parametrize("finish", [Finish.CANCELLED, Finish.STOP])
 def test_a_cancel_in_decode_costs_the_steps_in_flight_and_no_more(finish: Finish) -> None:
     harness = Harness()
