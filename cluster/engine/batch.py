@@ -161,8 +161,9 @@ class DecodeBatch:
         sequence = self._slots[slot]
         row = part.slots.index(slot)
         sequence.caches = part.bundle.leave(row, sequence.length)
-        last = part.slots.pop()
-        if last != slot:
+        if row == 0:
+            del part.slots[0]
+        elif (last := part.slots.pop()) != slot:
             part.slots[row] = last
         token = _token(self._slots, slot)
         return [token, *states(sequence.caches)]
@@ -184,8 +185,9 @@ class DecodeBatch:
             if not _alike(lengths):
                 continue
             more = sum(_alike([*lengths, self._slots[s].length]) for s in next_ones)
+            place = len(part.slots)
             if isinstance(part.bundle, Ragged | Merged):
-                part.bundle.join(sequence.caches, sequence.length, more)
+                place = part.bundle.join(sequence.caches, sequence.length, more)
             else:
                 both = [self._slots[part.slots[0]], sequence]
                 bundle = bundle_of([s.caches for s in both], [s.length for s in both], more)
@@ -193,7 +195,7 @@ class DecodeBatch:
                     continue
                 part.bundle = bundle
                 both[0].caches = []
-            part.slots.append(slot)
+            part.slots.insert(place, slot)
             sequence.caches = []
             return
         self._parts.append(_Part([slot], Single(sequence.caches)))

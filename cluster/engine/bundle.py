@@ -26,8 +26,8 @@ class Bundle(Protocol):
         ...
 
     def leave(self, row: int, length: int) -> Caches:
-        """Take a row out: its first `length` positions as caches of its own. The last row takes
-        its place."""
+        """Take a row out: its first `length` positions as caches of its own. Unless it was the
+        first, the last row takes its place."""
         ...
 
     def cut(self, excess: int) -> None:
@@ -72,9 +72,9 @@ class Ragged:
         for caches, length in zip(rows, lengths, strict=True):
             self.join(caches, length)
 
-    def join(self, caches: Caches, length: int, more: int = 0) -> None:
-        """Append a row; `more` rows are about to follow it."""
-        self._rows.join(caches, length, more)
+    def join(self, caches: Caches, length: int, more: int = 0) -> int:
+        """Add a row and return its place; `more` rows are about to follow it."""
+        return self._rows.join(caches, length, more)
 
     def begin(self, lengths: Sequence[int], width: int) -> Caches:
         """See Bundle."""
@@ -101,11 +101,12 @@ class Merged:
         self._caches: Caches = [type(layer[0]).merge(layer) for layer in layers]
         self._count = len(rows)
 
-    def join(self, caches: Caches, length: int, more: int = 0) -> None:
-        """Append a row; nothing is gained by knowing of those that follow it."""
+    def join(self, caches: Caches, length: int, more: int = 0) -> int:
+        """Add a row and return its place; nothing is gained by knowing of those that follow."""
         for mine, theirs in zip(self._caches, caches, strict=True):
             mine.extend(type(theirs).merge([theirs]))
         self._count += 1
+        return self._count - 1
 
     def begin(self, lengths: Sequence[int], width: int) -> Caches:
         """See Bundle."""
@@ -115,8 +116,8 @@ class Merged:
         """See Bundle."""
         caches = [cache.extract(row) for cache in self._caches]
         self._count -= 1
-        order = list(range(self._count))
-        if row != self._count:
+        order = list(range(1, self._count + 1)) if row == 0 else list(range(self._count))
+        if row not in (0, self._count):
             order[row] = self._count
         if order:
             for cache in self._caches:

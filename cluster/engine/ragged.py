@@ -3,7 +3,8 @@
 mlx-lm's batch cache pads its rows on the left, so that all end at the same column, and copies
 the whole batch whenever a row joins or leaves. Here a row begins at column 0 and ends where it
 ends: joining and leaving copy one row, rows may advance by different numbers of positions, and
-cutting a row is a change of a number.
+cutting a row is a change of a number. Rows leave at the front, as most do, without another row
+being moved.
 
 Columns behind a row's length hold leftovers. They are never looked at: the mask ends at each
 query's own position, and the next position written overwrites them.
@@ -29,7 +30,9 @@ class Layout:
     """Where the next columns of each row go; the same for all layers."""
 
     def __init__(self) -> None:
+        self.first = 0
         self.rows = 0
+        """Rows `first` to `first + rows - 1` of the arrays are in use."""
         self.end = 0
         """Columns in use once these are written: of the longest row."""
         self.offset = mx.zeros((0,), dtype=mx.int32)
@@ -38,8 +41,9 @@ class Layout:
         """Where each new position goes, int32 `[rows, width]`."""
         self._masks: dict[int | None, mx.array] = {}
 
-    def begin(self, lengths: Sequence[int], width: int) -> None:
-        """`width` positions are about to be written to each row."""
+    def begin(self, first: int, lengths: Sequence[int], width: int) -> None:
+        """`width` positions are about to be written to each row, from row `first` on."""
+        self.first = first
         self.rows = len(lengths)
         self.end = max(lengths) + width
         self.offset = mx.array(list(lengths), dtype=mx.int32)
@@ -95,7 +99,7 @@ class RaggedCache:
 
     def _write(self, new: list[mx.array]) -> list[mx.array]:
         layout = self._layout
-        rows, width = layout.columns.shape
+        first, rows, width = layout.first, *layout.columns.shape
         used = []
         for i, value in enumerate(new):
             array = self.arrays[i]
@@ -106,9 +110,10 @@ class RaggedCache:
                 columns = mx.broadcast_to(columns, (rows, array.shape[1], width, array.shape[3]))
                 array = mx.put_along_axis(array, columns, value, axis=2)
             else:
-                array[mx.arange(rows)[:, None], :, layout.columns] = value.transpose(0, 2, 1, 3)
+                places = mx.arange(first, first + rows)[:, None]
+                array[places, :, layout.columns] = value.transpose(0, 2, 1, 3)
             self.arrays[i] = array
-            used.append(array[:rows, :, : layout.end])
+            used.append(array[first : first + rows, :, : layout.end])
         return used
 
 
@@ -141,7 +146,8 @@ def raggable(caches: Sequence[Any]) -> bool:
 
 
 class RaggedRows:
-    """The rows of one batch in all layers; rows 0 to n - 1 are in use, the rest is free."""
+    """The rows of one batch in all layers. Those in use lie side by side; before and behind them,
+    rows are free."""
 
     def __init__(self, caches: Sequence[Any]) -> None:
         """Empty, for rows with caches like these."""
@@ -150,6 +156,7 @@ class RaggedRows:
         """One for each layer, as the model takes them."""
         self._capacity = 0
         self._columns = 0
+        self._first = 0
         self._rows = 0
         self._end = 0
         """Columns that hold anything, at most."""
@@ -158,29 +165,36 @@ class RaggedRows:
         """The model is about to write `width` positions behind `lengths`, one for each row."""
         self._end = max(lengths) + width
         self.reserve(self._rows, self._end)
-        self._layout.begin(lengths, width)
+        self._layout.begin(self._first, lengths, width)
 
-    def join(self, caches: Sequence[Any], length: int, more: int = 0) -> None:
-        """Append a row with what `caches` hold of the first `length` positions; `more` rows are
-        about to follow it."""
+    def join(self, caches: Sequence[Any], length: int, more: int = 0) -> int:
+        """Add a row with what `caches` hold of the first `length` positions, and return its
+        place among the rows: 0 or the last. `more` rows are about to follow it."""
         self.reserve(self._rows + 1 + more, length)
         self._end = max(self._end, length)
         # Computed before anything is written: an array that something still waits to read can't
         # be written in place, and would be copied whole.
         mx.eval(self.states())
-        row = self._rows
+        behind = self._first + self._rows < self._capacity
+        place = self._rows if behind else 0
+        self._first -= not behind
+        row = self._first + place
         for mine, theirs in zip(self.caches, caches, strict=True):
             for array, source in zip(mine.arrays, _arrays(theirs), strict=True):
                 array[row : row + 1, :, :length] = source[..., :length, :]
         self._rows += 1
+        return place
 
-    def leave(self, row: int, length: int) -> list[Any]:
-        """Take a row out: its `length` positions as caches of its own. The last row takes its
-        place."""
+    def leave(self, place: int, length: int) -> list[Any]:
+        """Take a row out: its `length` positions as caches of its own. Unless it was the first,
+        the last row takes its place."""
+        row = self._first + place
         caches = [_alone(cache, row, length) for cache in self.caches]
         self._rows -= 1
-        last = self._rows
-        if row != last:
+        last = self._first + self._rows
+        if place == 0:
+            self._first += 1
+        elif row != last:
             arrays = self.states()
             # As in join: nothing may still wait to read what is written.
             moved = [mx.contiguous(a[last : last + 1, :, : self._end]) for a in arrays]
@@ -208,11 +222,13 @@ class RaggedRows:
         for cache in self.caches:
             cache.arrays = [self._grown(array) for array in cache.arrays]
             mx.eval(cache.arrays)  # one layer at a time, or all would be there twice
+        self._first = 0
 
     def _grown(self, array: mx.array) -> mx.array:
-        rows, columns = array.shape[0], array.shape[2]
+        used = array[self._first : self._first + self._rows, :, : self._end]
+        rows, columns = used.shape[0], used.shape[2]
         more = [(0, self._capacity - rows), (0, 0), (0, self._columns - columns), (0, 0)]
-        return mx.pad(array, more)
+        return mx.pad(used, more)
 
 
 def _like(cache: Any, layout: Layout) -> RaggedCache:

@@ -149,7 +149,7 @@ class Scheduler:
         self._admit(now)
         self._snapshot()
         rows, iterations, seconds = self._plan_decode()
-        chunks, prefill = self._plan_prefill(decoding=bool(rows))
+        chunks, prefill = self._plan_prefill(seconds if rows else None)
         save = self._shelf.save(self._pool.settled)
         edits = self._pool.take_edits()
         if not (edits or rows or chunks or save):
@@ -294,18 +294,24 @@ class Scheduler:
         sequence.interrupt()
         self._admission.add_first(sequence)
 
-    def _plan_prefill(self, *, decoding: bool) -> tuple[list[Chunk], float]:
+    def _plan_prefill(self, decode: float | None) -> tuple[list[Chunk], float]:
         """The next chunk of the prompt whose turn it is, and whole remainders of others as far
         as the time of one chunk goes; and their predicted time together. None while it would
-        make all prefill in flight too long (invariant 3)."""
+        make all prefill in flight too long (invariant 3).
+
+        `decode` is the predicted time of the step's iterations; None when nobody decodes.
+        """
         budget = self._pacing.chunk
-        if not decoding:
+        in_flight = sum(flight.prefill for flight in self._flights)
+        if decode is None:
             self._share.reset()
-        elif not self._share.due:
+        elif not self._share.due or decode < in_flight:
+            # What can't begin before a chunk in flight is done need not be planned before:
+            # prompts that come until then go together.
             return [], 0.0
         else:
             budget *= self._pacing.prefill_share
-        room = self._pacing.prefill_in_flight - sum(flight.prefill for flight in self._flights)
+        room = self._pacing.prefill_in_flight - in_flight
         alone = not any(flight.step.chunks for flight in self._flights)
         chunks: list[Chunk] = []
         planned = 0.0
@@ -323,8 +329,11 @@ class Scheduler:
             chunks.append(self._plan_chunk(sequence, tokens))
             self._turns.took(sequence, led=len(chunks) == 1)
             planned += seconds
-            if decoding:
+            if decode is not None:
                 self._share.prefilled(seconds)
+            if tokens == left:
+                # Its stream goes with the others from now on: worth a longer wait for them.
+                budget = self._pacing.chunk
         return chunks, planned
 
     def _plan_chunk(self, sequence: Sequence, tokens: int) -> Chunk:

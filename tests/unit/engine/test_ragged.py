@@ -75,16 +75,18 @@ def test_rows_come_and_go(seed: int, bits: int, monkeypatch: pytest.MonkeyPatch)
         if not rows or (rng.random() < 0.3 and len(rows) < 6):
             row = Row(1000 * seed + turn + 1, bits)
             length = rng.randrange(1, 90)
-            batch.join(row.caches(length), length)
-            rows.append(row)
+            rows.insert(batch.join(row.caches(length), length), row)
         elif rng.random() < 0.3:
             place = rng.randrange(len(rows))
             row = rows[place]
             for layer, cache in enumerate(batch.leave(place, row.length)):
                 assert cache.offset == row.length
                 assert row.same(layer, cache.keys, cache.values)
-            rows[place] = rows[-1]
-            rows.pop()
+            if place == 0:
+                del rows[0]
+            else:
+                rows[place] = rows[-1]
+                rows.pop()
         if rows:
             advance(batch, rows, rng)
 

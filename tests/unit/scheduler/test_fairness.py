@@ -133,8 +133,33 @@ def test_a_stream_beside_many_short_prompts_waits_one_chunk_at_most(cost: Cost) 
         harness.submit(f"r{n}", [n] * 150, 3)
     harness.run(until=lambda: all(harness.tracked[f"r{n}"].released for n in range(60)))
     decode = decode_step(cost, 16)
-    assert stream.longest_wait <= PACING.chunk * PACING.prefill_share * 1.001 + decode
+    assert stream.longest_wait <= PACING.chunk * 1.001 + decode
     harness.end("stream")
+    harness.settle()
+
+
+def test_short_prompts_that_come_beside_a_stream_go_together() -> None:
+    """None is planned before it could begin, and together they may take a whole chunk's time."""
+    cost = Cost(token=1e-3)
+    harness = Harness(cost=cost)
+    harness.submit("warm", long_prompt(50_000)[:4_000], 1)
+    harness.run()
+    harness.submit("first", [5] * 40, 1000)
+    first = harness.plan()
+    harness.submit("r0", [0] * 20, 1000)
+    second = harness.plan()
+    assert first is not None
+    assert second is not None
+    assert second.decode
+    assert not second.chunks  # the first prompt is in flight
+    for n in range(1, 9):
+        harness.submit(f"r{n}", [n] * 20, 1000)
+    harness.run(until=lambda: harness.tracked["r0"].tokens)
+    together = [step for step in harness.steps if step.chunks][-1]
+    assert len(together.chunks) == 9
+    assert PACING.chunk * PACING.prefill_share < 9 * cost.prefill(0, 20) <= PACING.chunk
+    for name in ("first", *(f"r{n}" for n in range(9))):
+        harness.end(name)
     harness.settle()
 
 
