@@ -3,10 +3,11 @@
     .venv/bin/python -m benchmarks.compare [--models demo,llama_30m] [--ranks 1,2] [--rounds 3]
         [--rows decode,batch,...] [--out DIR] [--quick]
 
-Each round starts every contestant by itself, in turn, and measures it; rounds alternate their
-order. Prints a Markdown table, and writes compare.md, compare.json and compare.svg. It takes a
-good half hour and a machine with nothing else to do; --quick takes a few minutes, and its figures
-mean nothing.
+Each round starts every contestant, and measures one thing of each in turn before the next, since
+the speed of a machine may change by the minute; those that wait do nothing, if need be because
+they are stopped. Rounds alternate their order. Prints a Markdown table, and writes compare.md,
+compare.json and compare.svg. It takes a good half hour and a machine with nothing else to do;
+--quick takes a few minutes, and its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,13 +34,14 @@ from benchmarks.names import PEER, RAW, TANDEM
 from benchmarks.rows import Figure, Result, Sample, evaluate, rows, verdicts
 from benchmarks.streams import ContestFailed
 
-GROUPS = ("decode", "batch", "prefill", "edit", "hangup", "gap", "schema", "restart")
+GROUPS = ("decode", "batch", "prefill", "hangup", "gap", "schema", "edit", "restart")
+"""In the order in which they are measured."""
 SERVED = {
     "decode": measures.served_decode,
     "batch": measures.served_batch,
     "prefill": measures.served_prefill,
-    "gap": measures.served_gap,
     "hangup": measures.served_hang_up,
+    "gap": measures.served_gap,
 }
 RAW_LOOP = {
     "decode": measures.raw_decode,
@@ -84,24 +86,32 @@ class Comparison:
     problems: list[str] = field(default_factory=list)
 
     def run(self, subject: Subject, ranks: int, number: int) -> None:
-        """One round on one model with one number of ranks."""
+        """One round on one model with one number of ranks: all contestants are started, and take
+        turns at each group."""
         salt = f"{number}{ranks}"
-        contest: list[tuple[str, Measured]] = [
-            (TANDEM, self._tandem(subject, ranks, salt)),
-            (PEER, self._peer(subject, ranks, salt)),
-            (RAW, self._raw(subject, ranks, salt)),
-        ]
-        if number % 2:
-            contest.reverse()
-        with pinning.on_cores(other_cores(ranks)):
-            for who, measured in contest:
-                session = Session(subject.name, ranks, number, who)
-                try:
-                    with closing(measured):  # or it would keep its contestant running
-                        for group, measure in measured:
-                            self._take(session, group, measure)
-                except FAILURES as error:
-                    self._problem(f"{session}: {_one_line(error)}")
+        contest = {
+            TANDEM: self._tandem(subject, ranks, salt),
+            PEER: self._peer(subject, ranks, salt),
+            RAW: self._raw(subject, ranks, salt),
+        }
+        order = list(contest) if number % 2 == 0 else list(reversed(contest))
+        with pinning.on_cores(other_cores(ranks)), ExitStack() as stack:
+            for measured in contest.values():
+                stack.enter_context(closing(measured))  # or its contestant would run on
+            due: dict[str, tuple[str, Callable[[], Figures]] | None] = {}
+            for group in ("warm", *GROUPS):
+                for who in order:
+                    session = Session(subject.name, ranks, number, who)
+                    try:
+                        if who not in due:
+                            due[who] = next(contest[who], None)
+                        if (turn := due[who]) is not None and turn[0] == group:
+                            self._take(session, *turn)
+                            due[who] = next(contest[who], None)
+                    except FAILURES as error:
+                        self._problem(f"{session}: {_one_line(error)}")
+                        contest[who].close()
+                        due[who] = None
 
     def _take(self, session: Session, group: str, measure: Callable[[], Figures]) -> None:
         begin = time.monotonic()
@@ -124,9 +134,7 @@ class Comparison:
         if chosen := [group for group in (*SERVED, "schema") if group in self.wanted]:
             with tandem(subject.folder, ranks) as it:
                 yield "warm", partial(measures.served_warm, it, subject, salt)
-                if "schema" in chosen:
-                    yield "schema", partial(measures.tandem_schema, it, subject, salt)
-                for group, measure in SERVED.items():
+                for group, measure in {**SERVED, "schema": measures.tandem_schema}.items():
                     if group in chosen:
                         yield group, partial(measure, it, subject, salt)
         if "edit" in self.wanted:
@@ -138,10 +146,12 @@ class Comparison:
     def _peer(self, subject: Subject, ranks: int, salt: str) -> Measured:
         if chosen := [group for group in SERVED if group in self.wanted]:
             with peer(subject.folder, ranks) as it:
-                yield "warm", partial(measures.served_warm, it, subject, salt)
+                # Its ranks spin while they wait for a request.
+                awake = partial(pinning.awake, it.processes)
+                pinning.pause(it.processes)
+                yield "warm", partial(awake, partial(measures.served_warm, it, subject, salt))
                 for group in chosen:
-                    measure = SERVED[group]
-                    yield group, partial(measure, it, subject, salt)
+                    yield group, partial(awake, partial(SERVED[group], it, subject, salt))
 
     def _raw(self, subject: Subject, ranks: int, salt: str) -> Measured:
         if chosen := [group for group in RAW_LOOP if group in self.wanted]:

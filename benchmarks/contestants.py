@@ -112,6 +112,7 @@ class Peer:
 
     port: int
     no_drafts: Mapping[str, Any]
+    processes: Sequence[subprocess.Popen[bytes]]
 
     def settle(self) -> None:
         with Stream(self.port, "settled", 2) as stream:
@@ -133,7 +134,7 @@ def peer(folder: Path, ranks: int) -> Iterator[Peer]:
             return _healthy(port)
 
         wait_until(ready, START_SECONDS, f"{PEER} answers")
-        served = Peer(port, {})
+        served = Peer(port, {}, processes)
         served.settle()  # it answers before it has loaded the model
         if ranks == 1:
             # Its HTTP threads get what Tandem's coordinator has.

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from cluster.node.blas import engine_environment, find_blas
 
 CAN_PIN = hasattr(os, "sched_setaffinity")
 Cores = frozenset[int]
+Result = TypeVar("Result")
 
 
 ALL_CORES = tuple(sorted(os.sched_getaffinity(0)) if CAN_PIN else range(os.cpu_count() or 1))
@@ -72,10 +74,27 @@ def start(
         )
 
 
+def pause(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Have them do nothing at all until they are awake."""
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+
+
+def awake(processes: Sequence[subprocess.Popen[bytes]], work: Callable[[], Result]) -> Result:
+    """What `work` returns; paused processes run meanwhile."""
+    for process in processes:
+        process.send_signal(signal.SIGCONT)
+    try:
+        return work()
+    finally:
+        pause(processes)
+
+
 def stop(processes: Sequence[subprocess.Popen[bytes]], seconds: float = 5.0) -> None:
-    """SIGTERM to each, and SIGKILL to those that have not gone."""
+    """SIGTERM to each, paused or not, and SIGKILL to those that have not gone."""
     for process in processes:
         process.terminate()
+        process.send_signal(signal.SIGCONT)
     for process in processes:
         try:
             process.wait(seconds)

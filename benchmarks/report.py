@@ -43,7 +43,7 @@ def markdown(results: Sequence[Result], problems: Sequence[str], rounds: int) ->
         lines += ["", *(f"- not measured: {problem}" for problem in problems)]
     facts = "; ".join(machine_facts().values())
     caption = (
-        f"{rounds} rounds, contestants started in turn. A value is the median of each round's own "
+        f"{rounds} rounds, contestants measured in turn. A value is the median of each round's own "
         "quotient; in brackets are the rounds. Of the two rows of 8 streams, and of those of 16, "
         f"one must hold. {facts}."
     )
