@@ -8,7 +8,7 @@ from rich.text import Text
 
 from cluster.core.cluster import NodeDescription
 from cluster.core.request import Phase, Progress
-from cluster.core.view import ClusterView, RankView, RequestView
+from cluster.core.view import ClusterView, RequestView
 
 BAR = 16
 """Characters of a progress bar."""
@@ -18,7 +18,7 @@ def picture(view: ClusterView) -> RenderableType:
     """Everything a person wants to see of a server at one moment."""
     parts: list[RenderableType] = [_summary(view), Text(), _nodes(view.nodes)]
     if view.ranks:
-        parts += [Text(), _ranks(view.ranks, view.nodes)]
+        parts += [Text(), _ranks(view)]
     parts += [Text(), _requests(view.requests) if view.requests else Text("no live requests")]
     return Group(*parts)
 
@@ -81,11 +81,11 @@ def _nodes(nodes: tuple[NodeDescription, ...]) -> Table:
     return table
 
 
-def _ranks(ranks: tuple[RankView, ...], nodes: tuple[NodeDescription, ...]) -> Table:
-    hostnames = {node.node_id: node.hostname for node in nodes}
-    columns = ["pid", "weights", "MLX", "process", "last step"]
+def _ranks(view: ClusterView) -> Table:
+    hostnames = {node.node_id: node.hostname for node in view.nodes}
+    columns = ["pid", "weights", "MLX", "peak", "planned", "process", "last step"]
     table = _table("Ranks", ["rank", "node", "endpoint"], columns)
-    for rank in ranks:
+    for rank in view.ranks:
         table.add_row(
             str(rank.rank),
             hostnames.get(rank.node_id, rank.node_id),
@@ -93,6 +93,8 @@ def _ranks(ranks: tuple[RankView, ...], nodes: tuple[NodeDescription, ...]) -> T
             str(rank.pid),
             size(rank.weight_bytes),
             size(rank.memory_bytes),
+            size(rank.peak_bytes),
+            size(view.model.rank_bytes),
             size(rank.rss_bytes),
             str(rank.last_seq),
         )

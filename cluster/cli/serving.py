@@ -151,7 +151,7 @@ async def _run(
             position_bytes=space.position_bytes,
         )
         longest = min(coordinator.model.context, space.kv_tokens - space.slot_positions)
-        coordinator.model = replace(coordinator.model, context=longest)
+        coordinator.model = replace(coordinator.model, context=longest, rank_bytes=space.rank_bytes)
         with LoadingBar(console) as bar:
             runner = Runner(coordinator, members, recipe, bar)
             async with asyncio.TaskGroup() as tasks:

@@ -67,6 +67,7 @@ def _rank(group: Group, engine: EngineState) -> RankView:
         pid=engine.pid,
         weight_bytes=engine.weight_bytes,
         memory_bytes=group.ranks.memory_bytes[engine.rank],
+        peak_bytes=group.ranks.peak_bytes[engine.rank],
         rss_bytes=engine.rss_bytes,
         last_seq=group.ranks.last_seq[engine.rank],
     )

@@ -48,6 +48,8 @@ class Ranks:
         self._clients = clients
         self.memory_bytes = [0] * len(clients)
         """Held by MLX at the last step, by rank."""
+        self.peak_bytes = [0] * len(clients)
+        """Most that MLX has used at once, by rank."""
         self.last_seq = [0] * len(clients)
         """Last step that each rank has answered."""
         self._told: defaultdict[tuple[Verb, Entry], list[deque[ShelfNews]]] = defaultdict(
@@ -71,6 +73,7 @@ class Ranks:
     async def next_result(self) -> StepResult:
         results = [await client.next_result() for client in self._clients]
         self.memory_bytes = [result.memory_bytes for result in results]
+        self.peak_bytes = [result.peak_bytes for result in results]
         self.last_seq = [result.seq for result in results]
         first, *others = results
         for rank, other in enumerate(others, start=1):

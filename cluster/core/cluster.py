@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cluster.core.ids import Epoch, Rank
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of the gRPC contract; grows when a peer of the version before would misread it."""
 
 

@@ -154,3 +154,5 @@ class StepResult:
     """The same for each chunk."""
     memory_bytes: int = 0
     """Memory that MLX holds on this rank (active and cached)."""
+    peak_bytes: int = 0
+    """Most of it that was active at once since the engine was started."""

@@ -20,6 +20,8 @@ class ServedModel:
     """Unix time at which it began to be served."""
     demo: bool
     """True for the tiny model that ships with Tandem."""
+    rank_bytes: int = 0
+    """What each rank is planned to take at most: weights, full caches, working space."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class RankView:
     weight_bytes: int
     memory_bytes: int
     """Held by MLX at the last step."""
+    peak_bytes: int
+    """Most that MLX has used at once."""
     rss_bytes: int
     last_seq: int
     """Last step it has answered."""

@@ -19,16 +19,14 @@ class Agreement:
         """Ids as rank 0 chose them: int32 `[rows]`, equal on all ranks.
 
         `logits` are this rank's own, `[rows, vocab]`; `chosen` are rank 0's ids, int32
-        `[rows]`, and None elsewhere. One small `all_sum`.
+        `[rows]`, and None elsewhere. One small `all_gather`: on a ring it takes half the messages
+        of an `all_sum`.
         """
         if self._group is None:
             assert chosen is not None
             return chosen
         if chosen is None:
-            # The operand must depend on this rank's own logits: with plain zeros its forward
-            # pass would never be evaluated, and its collectives never issued.
-            chosen = mx.argmax(logits, axis=-1).astype(mx.int32) * 0
-        rows = chosen.shape[0]
-        # Ring takes several milliseconds to sum fewer numbers than there are ranks.
-        chosen = mx.pad(chosen, (0, max(0, self._group.size() - rows)))
-        return mx.distributed.all_sum(chosen, group=self._group)[:rows]
+            # Not looked at, but it must depend on this rank's own logits: or its forward pass
+            # would never be evaluated, and its collectives never issued.
+            chosen = mx.argmax(logits, axis=-1).astype(mx.int32)
+        return mx.distributed.all_gather(chosen, group=self._group)[: chosen.shape[0]]

@@ -54,16 +54,13 @@ class DecodeBatch:
         if not leaving:
             return
         self._hand_back()
-        freed: list[mx.array] = []
-        for slot in leaving:
-            part = next(part for part in self._parts if slot in part.slots)
-            freed += self._take(part, slot)
-            if len(part.slots) == 1 and not isinstance(part.bundle, Single):
-                freed += self._separate(part)
-        self._parts = [part for part in self._parts if part.slots]
+        freed = self._take_all(leaving)
         # Computed now: an unevaluated copy would keep the whole batch's buffers alive, and
-        # every later write to them would copy them first.
+        # every later write to them would copy them first. Where nobody stays in a bundle,
+        # nothing else holds its arrays any more, and each layer's go as soon as they are copied.
         start(freed)
+        for part in self._parts:
+            part.bundle.compact()
 
     def arrange(self, rows: tuple[Slot, ...]) -> None:
         """Make `rows` the batch; rows that are no longer in it get their caches back.
@@ -155,6 +152,17 @@ class DecodeBatch:
         for row, slot in enumerate(self.rows):
             self._slots[slot].latest = self._tokens[row : row + 1]
         self._tokens = None
+
+    def _take_all(self, leaving: Sequence[Slot]) -> list[mx.array]:
+        """Take rows out of their parts; the arrays that are their own now."""
+        freed: list[mx.array] = []
+        for slot in leaving:
+            part = next(part for part in self._parts if slot in part.slots)
+            freed += self._take(part, slot)
+            if len(part.slots) == 1 and not isinstance(part.bundle, Single):
+                freed += self._separate(part)
+        self._parts = [part for part in self._parts if part.slots]
+        return freed
 
     def _take(self, part: _Part, slot: Slot) -> list[mx.array]:
         """Take one row out of its part; the arrays that are its own now."""

@@ -30,6 +30,10 @@ class Bundle(Protocol):
         first, the last row takes its place."""
         ...
 
+    def compact(self) -> None:
+        """Some rows have left: give back what is not worth keeping."""
+        ...
+
     def cut(self, excess: int) -> None:
         """Positions beyond the rows' lengths were written, `excess` to a single row."""
         ...
@@ -52,6 +56,9 @@ class Single:
     def leave(self, row: int, length: int) -> Caches:
         """See Bundle."""
         return self._caches
+
+    def compact(self) -> None:
+        """See Bundle. There is nothing to give back."""
 
     def cut(self, excess: int) -> None:
         """See Bundle."""
@@ -84,6 +91,10 @@ class Ragged:
     def leave(self, row: int, length: int) -> Caches:
         """See Bundle."""
         return self._rows.leave(row, length)
+
+    def compact(self) -> None:
+        """See Bundle."""
+        self._rows.compact()
 
     def cut(self, excess: int) -> None:
         """See Bundle. Nothing to do: what is behind a row's length is never looked at."""
@@ -123,6 +134,9 @@ class Merged:
             for cache in self._caches:
                 cache.filter(mx.array(order))
         return caches
+
+    def compact(self) -> None:
+        """See Bundle. mlx-lm has copied what stays already."""
 
     def cut(self, excess: int) -> None:
         """See Bundle."""

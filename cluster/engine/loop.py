@@ -226,6 +226,7 @@ class StepLoop:
             decode_seconds=work.decode_seconds,
             chunk_seconds=tuple(work.chunk_seconds),
             memory_bytes=mx.get_active_memory() + mx.get_cache_memory(),
+            peak_bytes=mx.get_peak_memory(),
             counts=tuple(work.counts) if uneven else (),
             likelihoods=(*work.decoded_likelihoods, *work.prefilled_likelihoods),
         )

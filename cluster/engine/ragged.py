@@ -203,6 +203,12 @@ class RaggedRows:
                 array[row : row + 1, :, : self._end] = source
         return caches
 
+    def compact(self) -> None:
+        """Give back the room of rows that have left, once that is half of it."""
+        if 2 * self._rows <= self._capacity:
+            self._capacity = self._rows
+            self._resize()
+
     def states(self) -> list[mx.array]:
         """Every array."""
         return [array for cache in self.caches for array in cache.arrays]
@@ -219,12 +225,16 @@ class RaggedRows:
         if columns > self._columns:
             ahead = max(columns, self._columns + self._columns // 8)
             self._columns = -(-ahead // BLOCK) * BLOCK
+        self._resize()
+
+    def _resize(self) -> None:
+        """Copy what is in use to arrays of the capacity and columns that are wanted now."""
         for cache in self.caches:
-            cache.arrays = [self._grown(array) for array in cache.arrays]
+            cache.arrays = [self._resized(array) for array in cache.arrays]
             mx.eval(cache.arrays)  # one layer at a time, or all would be there twice
         self._first = 0
 
-    def _grown(self, array: mx.array) -> mx.array:
+    def _resized(self, array: mx.array) -> mx.array:
         used = array[self._first : self._first + self._rows, :, : self._end]
         rows, columns = used.shape[0], used.shape[2]
         more = [(0, self._capacity - rows), (0, 0), (0, self._columns - columns), (0, 0)]

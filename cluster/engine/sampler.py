@@ -91,15 +91,14 @@ class Sampler:
         scores = logits.astype(mx.float32)
         scores = mx.where(mx.isnan(scores), -mx.inf, scores)
         scores = self._adjust(batch, scores)
-        if allowed is not None:
-            # Before the truncation: its limits are for what may be sampled.
-            scores = mx.where(allowed, scores, -mx.inf)
         if batch.random:
+            if allowed is not None:
+                # Before the truncation: its limits are for what may be sampled.
+                scores = mx.where(allowed, scores, -mx.inf)
             scores = _perturb(batch, scores, positions)
         if allowed is not None:
             # What is allowed wins over what is not, however unlikely it has become.
-            scores = mx.where(scores > _LEAST, scores, _LEAST)
-            scores = mx.where(allowed, scores, -mx.inf)
+            scores = mx.where(allowed, mx.maximum(scores, _LEAST), -mx.inf)
         ids = mx.argmax(scores, axis=-1).astype(mx.int32)
         for i, row in enumerate(batch.rows):
             if row.counts is not None:

@@ -24,6 +24,8 @@ class Room:
     """What a slot takes beside its positions, in positions."""
     position_bytes: int
     """Cache bytes of a position on the rank that keeps most."""
+    rank_bytes: int
+    """Peak of the rank that takes most, with caches full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ def room(engine: Engine, most: int, kv_bytes: int = 0) -> Room:
             f"{_gib(engine.usable_bytes)}: add machines (--nodes), serve a smaller or quantized "
             "model, or give less to the cache (--kv-gb, --kv-bits, --sequences)"
         )
-    return Room(tokens, slot_positions, position)
+    return Room(tokens, slot_positions, position, _needed(engine, tokens))
 
 
 def _fitting(engine: Engine, most: int) -> int:

@@ -184,6 +184,7 @@ def result_to(result: StepResult) -> pb.StepResult:
         decode_seconds=result.decode_seconds,
         chunk_seconds=result.chunk_seconds,
         memory_bytes=result.memory_bytes,
+        peak_bytes=result.peak_bytes,
         counts=result.counts,
         likelihoods=[
             pb.Likelihood(
@@ -207,6 +208,7 @@ def result_from(message: pb.StepResult) -> StepResult:
         decode_seconds=message.decode_seconds,
         chunk_seconds=tuple(message.chunk_seconds),
         memory_bytes=message.memory_bytes,
+        peak_bytes=message.peak_bytes,
         counts=tuple(message.counts),
         likelihoods=tuple(
             Likelihood(

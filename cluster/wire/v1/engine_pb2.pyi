@@ -647,11 +647,14 @@ class StepResult(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
     LIKELIHOODS_FIELD_NUMBER: _builtins.int
+    PEAK_BYTES_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     seq: _builtins.int
     digest: _builtins.int
     decode_seconds: _builtins.float
     memory_bytes: _builtins.int
+    peak_bytes: _builtins.int
+    """most that was in use at once, of the whole epoch"""
     @_builtins.property
     def decoded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """rank 0 only: iterations x rows, or fewer iterations"""
@@ -683,10 +686,11 @@ class StepResult(_message.Message):
         memory_bytes: _builtins.int = ...,
         counts: _abc.Iterable[_builtins.int] | None = ...,
         likelihoods: _abc.Iterable[Global___Likelihood] | None = ...,
+        peak_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_seconds", b"chunk_seconds", "counts", b"counts", "decode_seconds", b"decode_seconds", "decoded", b"decoded", "digest", b"digest", "epoch", b"epoch", "likelihoods", b"likelihoods", "memory_bytes", b"memory_bytes", "prefilled", b"prefilled", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_seconds", b"chunk_seconds", "counts", b"counts", "decode_seconds", b"decode_seconds", "decoded", b"decoded", "digest", b"digest", "epoch", b"epoch", "likelihoods", b"likelihoods", "memory_bytes", b"memory_bytes", "peak_bytes", b"peak_bytes", "prefilled", b"prefilled", "seq", b"seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -37,7 +37,7 @@ NODE = NodeDescription(
     agent_address="10.0.0.1:8644",
 )
 VIEW = ClusterView(
-    model=ServedModel("tandem-demo", 8192, 1_760_000_000, True),
+    model=ServedModel("tandem-demo", 8192, 1_760_000_000, True, 90 << 20),
     health=Health(True, "serving"),
     epoch=3,
     world=2,
@@ -45,8 +45,8 @@ VIEW = ClusterView(
     link="thunderbolt",
     nodes=(NODE,),
     ranks=(
-        RankView(0, "n1", "10.0.0.1:5000", 41, 8 << 20, 64 << 20, 300 << 20, 812),
-        RankView(1, "n2", "10.0.0.2:5000", 42, 8 << 20, 64 << 20, 300 << 20, 811),
+        RankView(0, "n1", "10.0.0.1:5000", 41, 8 << 20, 64 << 20, 70 << 20, 300 << 20, 812),
+        RankView(1, "n2", "10.0.0.2:5000", 42, 8 << 20, 64 << 20, 70 << 20, 300 << 20, 811),
     ),
     requests=(
         RequestView("chatcmpl-a", Progress(Phase.PREFILL, 67580, 4096, 0), 1024, 12.0),
@@ -93,6 +93,8 @@ def test_everything_a_person_asks_for_is_there() -> None:
         "Apple M4",
         "16.0 GiB",
         "64.0 MiB",
+        "70.0 MiB",
+        "90.0 MiB",
         "chatcmpl-a",
         "prefill",
         "  6%",
