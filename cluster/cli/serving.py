@@ -149,6 +149,7 @@ async def _run(
             kv_tokens=space.kv_tokens,
             slot_positions=space.slot_positions,
             position_bytes=space.position_bytes,
+            attended=space.attended,
         )
         longest = min(coordinator.model.context, space.kv_tokens - space.slot_positions)
         coordinator.model = replace(coordinator.model, context=longest, rank_bytes=space.rank_bytes)
@@ -205,6 +206,7 @@ def _room(
         usable_bytes=min(m.description.usable_bytes // m.ranks for m in members),
         sequences=options.limits.sequences,
         context=context,
+        cores=min(m.description.cores // m.ranks for m in members) or 1,
         fused=all(m.description.blas.name in ("Metal", "CUDA") for m in members),
     )
     return room(engine, options.limits.kv_tokens, options.kv_bytes)

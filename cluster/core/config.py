@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LARGEST_CHUNK = 2048
+"""Bounds the activations of one prefill chunk."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pacing:
@@ -39,10 +42,13 @@ class Limits:
     """What a slot takes beside its positions (windows, states), in positions."""
     position_bytes: int = 0
     """Cache bytes of one position on the rank that keeps most; for people to read."""
+    attended: int = 0
+    """Tokens of a chunk times the positions that the last of them sees, at most, where memory is
+    taken for each; 0 for no bound."""
     kv_ahead: int = 1024
     """Positions set aside beyond what a sequence holds. Were all that it may ever need set aside
     at once, a client that asks for 32,000 tokens and takes 200 would keep others waiting."""
-    draft: int = 8
+    draft: int = 12
     """Ids drafted for a sequence in one iteration, at most; 0 turns drafts off. What repeats
     itself does so for longer than this; what does not has its drafts refused at the first."""
     body_bytes: int = 32 << 20
@@ -51,3 +57,9 @@ class Limits:
     """Longest wait for a slot."""
     request_seconds: float = 7200.0
     """Longest life of a request."""
+
+    def chunk_at(self, start: int) -> int:
+        """Most tokens of a chunk that begins at position `start`; at least 1. See `attended`."""
+        if not self.attended:
+            return LARGEST_CHUNK
+        return max(1, int(((start * start + 4 * self.attended) ** 0.5 - start) / 2))

@@ -154,15 +154,15 @@ class DecodeBatch:
         self._tokens = None
 
     def _take_all(self, leaving: Sequence[Slot]) -> list[mx.array]:
-        """Take rows out of their parts; the arrays that are their own now."""
-        freed: list[mx.array] = []
+        """Take rows out of their parts; the arrays that are their own now, layer by layer."""
+        freed: list[list[mx.array]] = []
         for slot in leaving:
             part = next(part for part in self._parts if slot in part.slots)
-            freed += self._take(part, slot)
+            freed.append(self._take(part, slot))
             if len(part.slots) == 1 and not isinstance(part.bundle, Single):
-                freed += self._separate(part)
+                freed.append(self._separate(part))
         self._parts = [part for part in self._parts if part.slots]
-        return freed
+        return [array for layer in zip(*freed, strict=True) for array in layer]
 
     def _take(self, part: _Part, slot: Slot) -> list[mx.array]:
         """Take one row out of its part; the arrays that are its own now."""

@@ -25,6 +25,9 @@ ROOMY = 1 << 14
 """Positions of all rows up to which their number is doubled when there are too few; beyond, where
 room is dear, it grows by a quarter."""
 
+SMALL = 1 << 12
+"""Positions of all rows up to which a batch keeps the room of rows that have left."""
+
 
 class Layout:
     """Where the next columns of each row go; the same for all layers."""
@@ -160,6 +163,8 @@ class RaggedRows:
         self._rows = 0
         self._end = 0
         """Columns that hold anything, at most."""
+        self._copies: list[mx.array] = []
+        """Of rows that have left since the last `compact`; perhaps not computed yet."""
 
     def begin(self, lengths: Sequence[int], width: int) -> None:
         """The model is about to write `width` positions behind `lengths`, one for each row."""
@@ -190,6 +195,7 @@ class RaggedRows:
         the last row takes its place."""
         row = self._first + place
         caches = [_alone(cache, row, length) for cache in self.caches]
+        self._copies += [array for cache in caches for array in _arrays(cache)]
         self._rows -= 1
         last = self._first + self._rows
         if place == 0:
@@ -198,14 +204,16 @@ class RaggedRows:
             arrays = self.states()
             # As in join: nothing may still wait to read what is written.
             moved = [mx.contiguous(a[last : last + 1, :, : self._end]) for a in arrays]
-            mx.eval(moved, [array for cache in caches for array in _arrays(cache)])
+            mx.eval(moved, self._copies)
             for array, source in zip(arrays, moved, strict=True):
                 array[row : row + 1, :, : self._end] = source
         return caches
 
     def compact(self) -> None:
-        """Give back the room of rows that have left, once that is half of it."""
-        if 2 * self._rows <= self._capacity:
+        """Some rows have left, and their copies are being computed: give their room back, once it
+        is half of all and worth a copy."""
+        self._copies.clear()
+        if 2 * self._rows <= self._capacity and self._capacity * self._columns > SMALL:
             self._capacity = self._rows
             self._resize()
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.core.config import LARGEST_CHUNK
 from cluster.placement.kv import group_size
 from cluster.placement.layers import Layer, layers, stages, window
 from cluster.placement.shape import (
@@ -28,12 +29,13 @@ BLOCK = 256
 """Caches grow by so many positions (mlx_lm/models/cache.py)."""
 LAST_CHUNK = 128
 """Logits are computed for at most so many positions of a prompt's last chunk."""
-LARGEST_CHUNK = 2048
-"""As in scheduler/pace.py."""
 CHUNK_SECONDS = 0.5
 """A chunk takes at most so long, or is a short one."""
-ATTENTION_SPEED = 2e12
-"""Operations per second; more than a CPU does, and where more is done, attention is fused."""
+CORE_SPEED = 5e10
+"""Operations per second of attention on one core of a CPU: measured on an AMD EPYC. A faster one
+computes shorter chunks than it could, so that memory stays as planned (Room.attended)."""
+GPU_SPEED = 2e12
+"""The same of a GPU that computes attention on a quantized cache, which is not fused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +142,16 @@ def working_bytes(
     return max(prefill, last, decode)
 
 
-def longest_chunk(config: Mapping[str, Any], world: int, kind: str, context: int) -> int:
+def longest_chunk(
+    config: Mapping[str, Any], world: int, kind: str, context: int, speed: float
+) -> int:
     """Positions of the longest prefill chunk near the end of a `context`. Chunks are cut by time
-    (scheduler/pace.py); this is what attention can do in one at ATTENTION_SPEED."""
+    (scheduler/pace.py); this is what attention can do in one at `speed` operations per second."""
     text = language_config(config)
     heads = _per_rank(number(text, "num_attention_heads"), _split(world, kind))
     layers_here = max(map(len, stages(layers(config), world, kind)))
     each = 4 * max(1, context) * heads * max(1, head_size(config)) * layers_here
-    return max(16, min(LARGEST_CHUNK, int(ATTENTION_SPEED * CHUNK_SECONDS / max(1, each))))
+    return max(16, min(LARGEST_CHUNK, int(speed * CHUNK_SECONDS / max(1, each))))
 
 
 def _attention_bytes(

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.core.errors import BadConfiguration
-from cluster.placement.memory import Load, longest_chunk, position_bytes, predict, slot_bytes
+from cluster.placement.memory import (
+    CORE_SPEED,
+    GPU_SPEED,
+    Load,
+    longest_chunk,
+    position_bytes,
+    predict,
+    slot_bytes,
+)
 
 SHARE = 0.8
 """Of the positions that fit, so many are used: a batch of rows of unequal length takes more
@@ -26,6 +34,9 @@ class Room:
     """Cache bytes of a position on the rank that keeps most."""
     rank_bytes: int
     """Peak of the rank that takes most, with caches full."""
+    attended: int
+    """Longest chunk times context: what one chunk's attention may take memory for. 0 where
+    attention is fused and takes none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +58,18 @@ class Engine:
     """Of the model, in positions."""
     fused: bool
     """As in Load."""
+    cores: int
+    """Of the rank that has fewest."""
+
+    @property
+    def speed(self) -> float:
+        """Operations per second of attention."""
+        return GPU_SPEED if self.fused else CORE_SPEED * self.cores
+
+    def chunk(self, positions: int) -> int:
+        """The longest prefill chunk, with caches of so many positions."""
+        context = min(self.context, positions)
+        return longest_chunk(self.config, self.world, self.kind, context, self.speed)
 
 
 def room(engine: Engine, most: int, kv_bytes: int = 0) -> Room:
@@ -75,7 +98,10 @@ def room(engine: Engine, most: int, kv_bytes: int = 0) -> Room:
             f"{_gib(engine.usable_bytes)}: add machines (--nodes), serve a smaller or quantized "
             "model, or give less to the cache (--kv-gb, --kv-bits, --sequences)"
         )
-    return Room(tokens, slot_positions, position, _needed(engine, tokens))
+    attended = engine.chunk(tokens) * min(engine.context, tokens)
+    unbounded = engine.fused and not engine.kv_bits
+    rank_bytes = _needed(engine, tokens)
+    return Room(tokens, slot_positions, position, rank_bytes, 0 if unbounded else attended)
 
 
 def _fitting(engine: Engine, most: int) -> int:
@@ -95,8 +121,7 @@ def _needed(engine: Engine, positions: int) -> int:
     config, world, kind = engine.config, engine.world, engine.kind
     context = min(engine.context, positions)
     slots = min(engine.sequences, positions)
-    chunk = longest_chunk(config, world, kind, context)
-    load = Load(positions, slots, context, chunk, engine.fused)
+    load = Load(positions, slots, context, engine.chunk(positions), engine.fused)
     return predict(config, world, kind, engine.kv_bits, load, engine.weight_bytes).total
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from itertools import combinations
 from operator import mul
 
+from cluster.core.config import LARGEST_CHUNK
+
 FIRST_CHUNK = 64
 """Tokens of the first chunk ever, when nothing has been measured."""
-LARGEST_CHUNK = 2048
-"""Bounds the activations of one chunk (attention scores grow with chunk times context)."""
 GROWTH = 4
 """A chunk is at most this many times the largest one measured so far."""
 GRAIN = 16

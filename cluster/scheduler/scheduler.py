@@ -319,6 +319,7 @@ class Scheduler:
             start = sequence.planned_prefill
             left = len(sequence.feed) - start
             fit = self._prefill_pace.tokens_within(start, budget - planned)
+            fit = min(fit, self._limits.chunk_at(start))
             tokens = min(fit, sequence.next_mark - start)
             seconds = self._prefill_pace.seconds(start, tokens)
             # A chunk may exceed its budget (pace.py), but not as an addition to another.

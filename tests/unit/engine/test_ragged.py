@@ -113,6 +113,39 @@ def advance(batch: RaggedRows, rows: list[Row], rng: random.Random) -> None:
         row.length += rng.randrange(1, width + 1)
 
 
+def test_rows_that_leave_together_copy_no_others() -> None:
+    rows = [Row(seed, 0) for seed in range(8)]
+    batch = RaggedRows(rows[0].caches(1))
+    rows[0].length = 0
+    for row in rows:
+        batch.join(row.caches(200), 200, more=7)
+    mx.eval(batch.states())
+    whole = sum(array.nbytes for array in batch.states())
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    left = [batch.leave(place, 200) for place in (0, 2, 3)]
+    mx.eval([cache.keys for caches in left for cache in caches], batch.states())
+    # Three rows of eight, and the two that were moved.
+    assert mx.get_peak_memory() - before < 0.8 * whole
+    batch.compact()
+
+
+def test_room_is_given_back_once_half_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ragged, "SMALL", 0)
+    rows = [Row(seed, 0) for seed in range(8)]
+    batch = RaggedRows(rows[0].caches(1))
+    rows[0].length = 0
+    for row in rows:
+        batch.join(row.caches(20), 20)
+    for capacity in (8, 8, 8, 4):
+        batch.leave(1, 20)
+        last = rows.pop()
+        rows[1] = last
+        batch.compact()
+        assert batch.states()[0].shape[0] == capacity
+    advance(batch, rows, random.Random(0))
+
+
 def test_a_query_sees_up_to_its_own_position() -> None:
     row = Row(1, 0)
     batch = RaggedRows(row.caches(3))

@@ -77,6 +77,6 @@ def test_more_of_everything_takes_more() -> None:
 
 
 def test_chunks_at_the_end_of_a_long_context_are_short() -> None:
-    lengths = [longest_chunk(LLAMA_8B, 1, "single", n) for n in (1024, 65536, 1 << 20)]
+    lengths = [longest_chunk(LLAMA_8B, 1, "single", n, 1e12) for n in (1024, 65536, 1 << 20)]
     assert lengths == sorted(lengths, reverse=True)
     assert 16 <= lengths[2] < lengths[0] <= 2048

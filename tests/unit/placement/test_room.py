@@ -18,14 +18,14 @@ CONFIG = {
 }  # fmt: skip
 ENGINE = Engine(
     config=CONFIG, world=1, kind="single", kv_bits=0, weight_bytes=16 * GIB,
-    usable_bytes=24 * GIB, sequences=8, context=131072, fused=True,
+    usable_bytes=24 * GIB, sequences=8, context=131072, fused=True, cores=8,
 )  # fmt: skip
 
 
 def test_what_fits_is_used_and_no_more() -> None:
     found = room(ENGINE, 1 << 20)
     assert found.position_bytes == 128 * 1024
-    chunk = longest_chunk(CONFIG, 1, "single", found.kv_tokens)
+    chunk = longest_chunk(CONFIG, 1, "single", found.kv_tokens, ENGINE.speed)
     load = Load(int(found.kv_tokens / SHARE), 8, found.kv_tokens, chunk, fused=True)
     said = predict(CONFIG, 1, "single", 0, load, ENGINE.weight_bytes)
     assert 0.9 * ENGINE.usable_bytes < said.total <= 1.01 * ENGINE.usable_bytes
@@ -47,6 +47,16 @@ def test_a_bound_and_a_size_of_ones_own() -> None:
 def test_too_little_memory_is_said_with_both_numbers() -> None:
     with pytest.raises(BadConfiguration, match=r"16\.00 GiB of weights.* only 15\.00 GiB"):
         room(replace(ENGINE, usable_bytes=15 * GIB), 1 << 20)
+
+
+def test_chunks_are_bounded_where_attention_takes_memory() -> None:
+    assert room(ENGINE, 1 << 20).attended == 0
+    assert room(replace(ENGINE, kv_bits=8), 1 << 20).attended > 0
+    few, many = (
+        room(replace(ENGINE, fused=False, cores=cores), 1 << 20, 2 * GIB) for cores in (2, 16)
+    )
+    assert 0 < few.attended < many.attended
+    assert few.rank_bytes < many.rank_bytes
 
 
 def test_windows_are_counted_for_every_slot() -> None:

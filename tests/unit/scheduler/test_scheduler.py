@@ -363,6 +363,18 @@ def test_prefill_in_flight_is_bounded_in_time() -> None:
     assert max(a + b for a, b in pairwise(chunks)) <= 0.5 * 1.001
 
 
+def test_chunks_keep_to_what_memory_attention_may_take() -> None:
+    attended = 200_000
+    harness = Harness(limits=Limits(attended=attended), cost=Cost(token=1e-6, attention=0.0))
+    harness.submit("long", prompt(3000), 1)
+    harness.run()
+    chunks = [chunk for step in harness.steps for chunk in step.chunks]
+    sizes = [len(chunk.tokens) * (chunk.start + len(chunk.tokens)) for chunk in chunks]
+    assert max(sizes) <= attended
+    assert sorted(sizes)[len(sizes) // 2] > 0.9 * attended  # and the bound is used
+    assert Limits(attended=1).chunk_at(5000) == 1
+
+
 @pytest.mark.parametrize("fixed", [0.1, 0.2, 0.4])
 def test_chunks_that_take_longer_go_one_at_a_time(fixed: float) -> None:
     cost = Cost(token=1e-3, attention=1e-8, chunk=fixed)
