@@ -43,6 +43,11 @@ def test_the_peak_with_full_caches_is_as_planned(small: Server) -> None:
             stream.close()
     view = small.wait_idle()
     planned = view["model"]["rank_bytes"]
-    peaks = [rank["peak_bytes"] for rank in view["ranks"]]
-    print(f"{len(peaks)} ranks: peaks {peaks}, planned {planned}: {max(peaks) / planned:.2f}")
-    assert 0.85 <= max(peaks) / planned <= 1.15
+    ranks = view["ranks"]
+    peak = max(rank["peak_bytes"] for rank in ranks)
+    print(f"{len(ranks)} ranks: peak {peak}, planned {planned}: {peak / planned:.2f}")
+    assert peak <= 1.15 * planned
+    # What is planned beside weights and caches is for chunks of as many cores as there are, and
+    # others may keep them busy.
+    full = max(rank["weight_bytes"] for rank in ranks) + KV_GB / len(ranks) * 2**30
+    assert peak >= 0.85 * full
