@@ -24,7 +24,6 @@ batch is copied ever more rarely."""
 ROOMY = 1 << 14
 """Positions of all rows up to which their number is doubled when there are too few; beyond, where
 room is dear, it grows by a quarter."""
-
 SMALL = 1 << 12
 """Positions of all rows up to which a batch keeps the room of rows that have left."""
 
@@ -214,7 +213,8 @@ class RaggedRows:
         is half of all and worth a copy."""
         self._copies.clear()
         if 2 * self._rows <= self._capacity and self._capacity * self._columns > SMALL:
-            self._capacity = self._rows
+            # Half as many again stay, or the next rows to come would have all copied back.
+            self._capacity = self._rows + self._rows // 2
             self._resize()
 
     def states(self) -> list[mx.array]:

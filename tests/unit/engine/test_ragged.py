@@ -131,18 +131,27 @@ def test_rows_that_leave_together_copy_no_others() -> None:
 
 
 def test_room_is_given_back_once_half_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no sooner taken again: rows that come and go at that size copy no others."""
     monkeypatch.setattr(ragged, "SMALL", 0)
     rows = [Row(seed, 0) for seed in range(8)]
     batch = RaggedRows(rows[0].caches(1))
     rows[0].length = 0
     for row in rows:
         batch.join(row.caches(20), 20)
-    for capacity in (8, 8, 8, 4):
+    for capacity in (8, 8, 8, 6):
         batch.leave(1, 20)
         last = rows.pop()
         rows[1] = last
         batch.compact()
         assert batch.states()[0].shape[0] == capacity
+    for turn in range(4):
+        rows.append(Row(100 + turn, 0))
+        assert batch.join(rows[-1].caches(20), 20) == len(rows) - 1
+        assert batch.states()[0].shape[0] == 6
+        batch.leave(len(rows) - 1, 20)
+        rows.pop()
+        batch.compact()
+        assert batch.states()[0].shape[0] == 6
     advance(batch, rows, random.Random(0))
 
 
