@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,11 @@ def test_ranks_say_what_one_process_says(
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=200)
         for question in QUESTIONS[: 3 if ranks == 2 else 1]:
             reference = plain.answer(question, tokens)
-            assert same(reference, ask(client, question, tokens, stream=False))
-            assert same(reference, ask(client, question, tokens, stream=True))
+            with ThreadPoolExecutor() as pool:  # both at once: half the steps
+                whole = pool.submit(ask, client, question, tokens, stream=False)
+                streamed = pool.submit(ask, client, question, tokens, stream=True)
+            assert same(reference, whole.result())
+            assert same(reference, streamed.result())
 
 
 def ask(client: openai.OpenAI, question: str, tokens: int, *, stream: bool) -> str:

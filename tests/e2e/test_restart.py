@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,24 @@ import pytest
 
 from tests.e2e.cluster_process import Server, serving, wait_until
 
-PROMPT = "A long prompt, of which every word has to be read. " * 20
+GOOD, BAD = (f"A {kind} prompt, of which every word has to be read. " * 20 for kind in "xy")
+"""What is kept of one stays as it is; what is kept of the other is damaged."""
 
 
-def ask(server: Server) -> tuple[str, int, int]:
-    """The answer, and how many tokens of the prompt were there and not computed."""
-    answer = server.chat(PROMPT, max_tokens=12, temperature=0)
+def ask(server: Server, prompt: str) -> tuple[str, int, int]:
+    """The answer, and how many tokens of the prompt there are, and were there already."""
+    answer = server.chat(prompt, max_tokens=12, temperature=0)
     usage: dict[str, Any] = answer["usage"]
     text: str = answer["choices"][0]["message"]["content"]
     return text, usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"]
 
 
-def kept(folder: Path, ranks: int) -> list[Path]:
-    """The files, once each rank has one and none is being written."""
+def kept(folder: Path, ranks: int, prompts: int) -> list[Path]:
+    """The files, once each rank has one for each prompt and none is being written."""
     files = list(folder.rglob("*.safetensors"))
-    by_rank = {path.parent for path in files}
-    return files if len(by_rank) == ranks and not list(folder.rglob(".*.tmp")) else []
+    by_rank = Counter(path.parent for path in files)
+    whole = len(by_rank) == ranks and set(by_rank.values()) == {prompts}
+    return files if whole and not list(folder.rglob(".*.tmp")) else []
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -35,29 +38,29 @@ def test_the_same_prompt_after_a_restart(
     options = ("--model", str(random_model("qwen3")), "--local-ranks", str(ranks))
     options += ("--kv-dir", str(tmp_path / "kv"), "--kv-disk-gb", "0.5")
     with serving(*options) as server:
-        text, prompt, cached = ask(server)
+        good, prompt, cached = ask(server, GOOD)
         assert prompt > 200
-        assert cached == 0
-        files = wait_until(lambda: kept(tmp_path / "kv", ranks), 20, "the prefix is kept")
+        assert cached < 20
+        before = wait_until(lambda: kept(tmp_path / "kv", ranks, 1), 20, "the prefix is kept")
+        bad, _, cached = ask(server, BAD)
+        assert cached < 20
+        both = wait_until(lambda: kept(tmp_path / "kv", ranks, 2), 20, "the other is kept")
+    path = next(path for path in both if path not in before)
+    data = bytearray(path.read_bytes())  # one rank's part is enough
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
     with serving(*options) as server:
-        again, _, cached = ask(server)
-        assert again == text
+        again, _, cached = ask(server, GOOD)
+        assert again == good
         assert prompt - cached < 32
-    for path in files:
-        data = bytearray(path.read_bytes())
-        data[len(data) // 2] ^= 1
-        path.write_bytes(data)
-    with serving(*options) as server:
-        again, _, cached = ask(server)
-        assert again == text
-        assert cached == 0
+        again, _, cached = ask(server, BAD)
+        assert again == bad
+        assert cached < 20
         assert "its checksum is wrong" in server.output
-        wait_until(
-            lambda: len(kept(tmp_path / "kv", ranks)) == ranks, 20, "a good one takes its place"
-        )
+        wait_until(lambda: kept(tmp_path / "kv", ranks, 2), 20, "a good one takes its place")
     with serving(*options) as server:
-        again, _, cached = ask(server)
-        assert again == text
+        again, _, cached = ask(server, BAD)
+        assert again == bad
         assert prompt - cached < 32
 
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -16,19 +17,31 @@ import pytest
 from tests.e2e.cluster_process import Process, Server, free_port, serving, wait_until
 
 
-def test_serve_answers_in_sentences_and_says_what_it_is() -> None:
-    with serving() as server:
-        answer = server.chat("What is Tandem?", temperature=0)
-        text = answer["choices"][0]["message"]["content"]
-        assert text.startswith("Tandem") and text.endswith(".") and len(text) > 40
-        assert answer["usage"]["completion_tokens"] > 10
-        assert "matrix library" in server.output
-        assert "demo model" in server.output
-        assert server.http.get("/v1/models").json()["data"][0]["id"] == answer["model"]
+def test_serve_answers_in_sentences_and_says_what_it_is(demo: Server) -> None:
+    answer = demo.chat("What is Tandem?", temperature=0)
+    text = answer["choices"][0]["message"]["content"]
+    assert text.startswith("Tandem") and text.endswith(".") and len(text) > 40
+    assert answer["usage"]["completion_tokens"] > 10
+    assert "matrix library" in demo.output
+    assert "demo model" in demo.output
+    assert demo.http.get("/v1/models").json()["data"][0]["id"] == answer["model"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("ranks", [1, 2])
+def test_garbage_on_every_port_disturbs_nothing(demo: Server) -> None:
+    ports = {c.laddr.port for p in demo.family() for c in p.net_connections() if not c.raddr}
+    assert len(ports) == 3  # HTTP, agent, engine
+    for port in ports:
+        for garbage in (b"\x00" * 4096, b"GET /" + b"a" * 70000, os.urandom(2000), b""):
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+                try:
+                    sock.sendall(garbage)
+                except OSError:
+                    continue  # hung up on us already, as it should
+    assert demo.chat("hello", max_tokens=4)["usage"]["completion_tokens"] == 4
+    assert demo.cluster()["epoch"] == 1
+
+
+@pytest.mark.parametrize(("number", "ranks"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
 def test_a_signal_stops_everything_within_five_seconds(number: int, ranks: int) -> None:
     with serving("--local-ranks", str(ranks)) as server:
         family = server.family()
@@ -123,26 +136,17 @@ def test_failures_to_start_are_one_line(random_model: Callable[[str], Path]) -> 
             ("--nodes", "many"): ("--nodes many",),
             ("--local-ranks", "0"): ("--local-ranks",),
         }
-        for arguments, words in cases.items():
-            extra = () if "--port" in arguments else ("--port", str(free_port()))
-            with Process("serve", *extra, *arguments) as process:
+        with ExitStack() as stack:
+            processes: dict[tuple[str, ...], Process] = {}
+            for arguments in cases:  # all at once
+                extra = () if "--port" in arguments else ("--port", str(free_port()))
+                process = stack.enter_context(Process("serve", *extra, *arguments))
+                processes[arguments] = process
+            for arguments, process in processes.items():
                 assert process.popen.wait(60) == 1, (arguments, process.output)
-            last = process.output.strip().splitlines()[-1]
-            assert last.startswith("tandem: "), process.output
+        for arguments, words in cases.items():
+            output = processes[arguments].output
+            last = output.strip().splitlines()[-1]
+            assert last.startswith("tandem: "), output
             assert all(word in last for word in words), (words, last)
-            assert "Traceback" not in process.output
-
-
-def test_garbage_on_every_port_disturbs_nothing() -> None:
-    with serving() as server:
-        ports = {c.laddr.port for p in server.family() for c in p.net_connections() if not c.raddr}
-        assert len(ports) == 3  # HTTP, agent, engine
-        for port in ports:
-            for garbage in (b"\x00" * 4096, b"GET /" + b"a" * 70000, os.urandom(2000), b""):
-                with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
-                    try:
-                        sock.sendall(garbage)
-                    except OSError:
-                        continue  # hung up on us already, as it should
-        assert server.chat("hello", max_tokens=4)["usage"]["completion_tokens"] == 4
-        assert server.cluster()["epoch"] == 1
+            assert "Traceback" not in output

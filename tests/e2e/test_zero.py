@@ -18,15 +18,16 @@ from tests.e2e.test_cancel import words
 REQUESTS = 500
 BASELINE = 100
 GROWTH = 1.05
-AT_ONCE = 4
+SEQUENCES = 4
+AT_ONCE = 2 * SEQUENCES
+"""Half of them queue."""
 
 
 @pytest.fixture(scope="module", params=[1, 2])
 def narrow(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Two sequences at a time, so that others queue; and room for few prefixes, so that it is
-    full of them before the first look at its size."""
-    ranks = str(request.param)
-    with serving("--local-ranks", ranks, "--sequences", "2", "--kv-gb", "0.1") as server:
+    """Room for few prefixes, so that it is full of them before the first look at its size."""
+    options = ("--local-ranks", str(request.param), "--sequences", str(SEQUENCES))
+    with serving(*options, "--kv-gb", "0.1") as server:
         yield server
 
 
