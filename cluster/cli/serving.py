@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvicorn
@@ -85,7 +86,7 @@ async def serve(options: Options, console: Console) -> None:
         config = read_config(folder)
         kind = check_plan(config, options.world, options.parallel)
         check_kv_bits(config, options.kv_bits)
-        coordinator = await _coordinator(options, folder)
+        coordinator = _coordinator(options, config)
         recipe = Recipe(
             model=_anywhere(options.model),
             digest=await asyncio.to_thread(digest, folder),
@@ -101,8 +102,12 @@ async def serve(options: Options, console: Console) -> None:
                 server_config(create_app(coordinator), stop_seconds=HTTP_STOP_SECONDS)
             )
             serving = tasks.create_task(http.serve(sockets=[sock]), name="http")
+            # Beside the engines, which take as long to start.
+            loading = tasks.create_task(
+                asyncio.to_thread(Tokenizer.load, folder), name="load the tokenizer"
+            )
             running = tasks.create_task(
-                _run(options, coordinator, recipe, folder, console), name="epochs"
+                _run(options, coordinator, recipe, folder, loading, console), name="epochs"
             )
             await asyncio.wait([stopping, running, serving], return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
@@ -119,22 +124,23 @@ def _anywhere(model: str) -> str:
     return str(Path(model).absolute()) if is_folder else model
 
 
-async def _coordinator(options: Options, folder: Path) -> Coordinator:
-    config = read_config(folder)
+def _coordinator(options: Options, config: dict[str, Any]) -> Coordinator:
     model = ServedModel(
         id=model_id(options.model),
         context=context_length(config),
         created=int(time.time()),
         demo=options.model == "demo",
     )
-    tokenizer = await asyncio.to_thread(Tokenizer.load, folder)
-    return Coordinator(
-        model, tokenizer, limits=options.limits, pacing=options.pacing, clock=SystemClock()
-    )
+    return Coordinator(model, limits=options.limits, pacing=options.pacing, clock=SystemClock())
 
 
 async def _run(
-    options: Options, coordinator: Coordinator, recipe: Recipe, folder: Path, console: Console
+    options: Options,
+    coordinator: Coordinator,
+    recipe: Recipe,
+    folder: Path,
+    tokenizer: asyncio.Task[Tokenizer],
+    console: Console,
 ) -> None:
     """Gather the members and keep an epoch running on them until cancelled."""
     async with _members(options, coordinator, console) as members:
@@ -154,7 +160,7 @@ async def _run(
         longest = min(coordinator.model.context, space.kv_tokens - space.slot_positions)
         coordinator.model = replace(coordinator.model, context=longest, rank_bytes=space.rank_bytes)
         with LoadingBar(console) as bar:
-            runner = Runner(coordinator, members, recipe, bar)
+            runner = Runner(coordinator, tokenizer, members, recipe, bar)
             async with asyncio.TaskGroup() as tasks:
                 running = tasks.create_task(runner.run(), name="runner")
                 tasks.create_task(_say_ready(runner, bar, options, coordinator, console))

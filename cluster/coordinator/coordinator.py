@@ -46,14 +46,14 @@ class Coordinator:
     def __init__(
         self,
         model: ServedModel,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None = None,
         *,
         limits: Limits,
         pacing: Pacing,
         clock: Clock,
     ) -> None:
         self.model = model
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer
         self.limits = limits
         self.pacing = pacing
         self.clock = clock
@@ -71,6 +71,17 @@ class Coordinator:
         self._said_full = False
 
     # For the API
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's; raises NotReady until it is loaded."""
+        if self._tokenizer is None:
+            raise NotReady("not ready: loading the tokenizer", retry_after=2)
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, loaded: Tokenizer) -> None:
+        self._tokenizer = loaded
 
     def submit(self, order: Order, *, prefix: str = "chatcmpl") -> Generation:
         """Take a request. All that can be decided is decided now.

@@ -12,6 +12,7 @@ from cluster.coordinator.epoch import Progress, Recipe, open_epoch
 from cluster.coordinator.members import Member
 from cluster.core.errors import EpochEnded, LaunchFailed, ProtocolError, SetupError, TandemError
 from cluster.core.ids import Epoch
+from cluster.text.tokenizer import Tokenizer
 
 FORMING_ATTEMPTS = 2
 """Before the first epoch runs: a port that was free a moment ago may be taken by now."""
@@ -27,11 +28,14 @@ class Runner:
     def __init__(
         self,
         coordinator: Coordinator,
+        tokenizer: asyncio.Task[Tokenizer],
         members: Sequence[Member],
         recipe: Recipe,
         progress: Progress,
     ) -> None:
+        """`tokenizer` is what the coordinator gets once it is loaded, and before it drives."""
         self._coordinator = coordinator
+        self._tokenizer = tokenizer
         self._members = members
         self._recipe = recipe
         self._progress = progress
@@ -65,6 +69,7 @@ class Runner:
         async with open_epoch(
             Epoch(self._epoch), self._members, self._recipe, self._progress
         ) as group:
+            self._coordinator.tokenizer = await self._tokenizer
             self._coordinator.group = group
             self.started.set()
             try:

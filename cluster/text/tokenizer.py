@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
-from mlx_lm import tokenizer_utils
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from cluster.core.errors import InvalidRequest, ModelUnavailable
 from cluster.text.grammar import CallSyntax, refusals
@@ -51,13 +49,18 @@ class Tokenizer:
     def load(cls, folder: Path) -> Tokenizer:
         """Read the tokenizer of a model folder; its own Python code, if any, is never run.
 
-        Raises ModelUnavailable when there is none or it can't be read.
+        Raises ModelUnavailable when there is none or it can't be read. Takes a second or more,
+        most of it for importing transformers; so that is done here.
         """
+        from mlx_lm import tokenizer_utils
+
         try:
             wrapped = tokenizer_utils.load(folder)
             end_ids = frozenset(wrapped.eos_token_ids) | _configured_end_ids(folder)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-            reason = str(error).strip().split("\n")[0]
+            reason = str(error).strip().split("\n")[0].rstrip(":")
+            if not (folder / "tokenizer.json").is_file():
+                reason = f"there is no tokenizer.json ({reason})"
             raise ModelUnavailable(f"the tokenizer in {folder} can't be read: {reason}") from error
         file = folder / "tokenizer.json"
         return cls(wrapped, end_ids, file if file.is_file() else None)
@@ -131,6 +134,8 @@ class Tokenizer:
 def _backend(inner: Any) -> Any:
     """The `tokenizers` object behind a fast tokenizer, or None when only the long way is right:
     a slow tokenizer, or one whose class changes text on its way in or out."""
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
     plain = (
         isinstance(inner, PreTrainedTokenizerFast)
         and type(inner).encode is PreTrainedTokenizerBase.encode

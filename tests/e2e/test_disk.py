@@ -46,10 +46,8 @@ def save(plan: Plan) -> None:
     [
         ("llama", 1, 0),
         ("llama", 1, 8),
-        ("qwen3", 2, 0),
-        ("deepseek_v3", 2, 0),
         ("gpt_oss", 2, 0),
-        ("qwen3_5", 2, 0),
+        ("qwen3_5", 2, 0),  # more kinds, but without the restart: test_engine_texts.py
     ],
 )
 async def test_the_text_after_a_restart(kind: str, world: int, bits: int, tmp_path: Path) -> None:

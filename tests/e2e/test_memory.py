@@ -11,8 +11,8 @@ from tests.e2e.cluster_process import Server, serving
 from tests.e2e.raw_client import RawClient
 
 STREAMS = 16
-KV_GB = 0.1875
-"""6,144 positions of the random 30M llama, on one rank."""
+KV_GB = 0.125
+"""4,096 positions of the random 30M llama, on one rank."""
 
 
 @pytest.fixture(params=[1, 2])
@@ -33,7 +33,7 @@ def test_the_peak_with_full_caches_is_as_planned(small: Server) -> None:
         small.chat(text, max_tokens=2)
     assert small.cluster()["counters"]["parked"] >= 2  # the third took the place of one
     streams = [
-        RawClient(small, f"{n} tell me more", max_tokens=250, stream=True) for n in range(STREAMS)
+        RawClient(small, f"{n} tell me more", max_tokens=150, stream=True) for n in range(STREAMS)
     ]
     try:
         for stream in streams:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -122,7 +123,11 @@ def test_an_engine_that_ignores_sigterm_is_killed() -> None:
         assert not engine.is_running()
 
 
-def test_failures_to_start_are_one_line(random_model: Callable[[str], Path]) -> None:
+def test_failures_to_start_are_one_line(
+    random_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    mute = shutil.copytree(random_model("qwen3"), tmp_path / "mute")
+    (mute / "tokenizer.json").unlink()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         unreachable = f"127.0.0.9:{free_port()}"
@@ -132,6 +137,7 @@ def test_failures_to_start_are_one_line(random_model: Callable[[str], Path]) -> 
             ("--model", "/no/such/folder"): ("/no/such/folder",),
             ("--model", "nobody/no-such-model"): ("nobody/no-such-model",),
             ("--model", model, "--local-ranks", "3"): ("num_attention_heads is 4", "3"),
+            ("--model", str(mute)): (str(mute), "no tokenizer.json"),
             ("--nodes", unreachable): (unreachable,),
             ("--nodes", "many"): ("--nodes many",),
             ("--local-ranks", "0"): ("--local-ranks",),

@@ -119,13 +119,13 @@ def _resident(server: Server) -> dict[int, tuple[str, int]]:
 
 
 def test_idle_processes_use_no_cpu(narrow: Server) -> None:
-    """Under 2% of a core each, measured over five seconds with the model loaded."""
+    """Under 2% of a core each, measured over three seconds with the model loaded."""
     narrow.chat("hello", max_tokens=2)
     narrow.wait_idle()
     processes = narrow.family()
     used = {p.pid: sum(p.cpu_times()[:2]) for p in processes}
     begin = time.monotonic()
-    time.sleep(5)  # what is measured is this time
+    time.sleep(3)  # what is measured is this time
     span = time.monotonic() - begin
     for process in processes:
         share = (sum(process.cpu_times()[:2]) - used[process.pid]) / span

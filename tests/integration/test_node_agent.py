@@ -63,6 +63,15 @@ def children() -> set[int]:
     return {p.pid for p in psutil.Process().children(recursive=True)}
 
 
+PATIENCE = 0.5
+"""Seconds that an engine has to heed SIGTERM; 2 outside of tests."""
+
+
+@pytest.fixture(autouse=True)
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.node.engine_process.TERM_SECONDS", PATIENCE)
+
+
 @pytest.fixture(autouse=True)
 async def nothing_is_left() -> AsyncIterator[None]:
     processes = children()
@@ -206,7 +215,7 @@ async def test_an_engine_that_does_not_want_to_die(agent: Agent, mode: str) -> N
             await wait_for(lambda: engine.status() == psutil.STATUS_STOPPED)
         began = time.monotonic()
         assert await agent.stop(Epoch(1)) == 1
-        assert 1.5 < time.monotonic() - began < 4
+        assert PATIENCE - 0.1 < time.monotonic() - began < PATIENCE + 2
         exited = (await until(events, Exited))[-1]
     assert exited == Exited(-9, "")
     assert not psutil.pid_exists(engine.pid)
