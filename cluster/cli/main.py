@@ -6,6 +6,7 @@ Only the verb that was asked for is imported, so that `tandem --help` answers at
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import sys
 from collections.abc import Callable
@@ -85,25 +86,32 @@ def _one_line_errors(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def run(*args: Any, **options: Any) -> None:
+        code = 0
         try:
             function(*args, **options)
         except KeyboardInterrupt:
-            raise typer.Exit(130) from None
+            code = 130
         except TandemError as error:
-            _complain([error])
+            code = _complain([error])
         except BaseExceptionGroup as group:  # from a task group
             ours, others = group.split(TandemError)
             if ours is None or others is not None:
                 raise
-            _complain(_leaves(ours))
+            code = _complain(_leaves(ours))
+        # What the error and its frames held goes now. Channels of gRPC that only go when Python
+        # is being torn down take their thread with them, and with it, at times, the exit code.
+        gc.collect()
+        if code:
+            raise typer.Exit(code)
 
     return run
 
 
-def _complain(errors: list[BaseException]) -> None:
+def _complain(errors: list[BaseException]) -> int:
+    """Say it in one line for each; the exit code."""
     for line in dict.fromkeys(" ".join(str(error).split()) for error in errors):
         typer.echo(f"tandem: {line}", err=True)
-    raise typer.Exit(1) from None
+    return 1
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

@@ -58,7 +58,7 @@ class Tokenizer:
             wrapped = tokenizer_utils.load(folder)
             end_ids = frozenset(wrapped.eos_token_ids) | _configured_end_ids(folder)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-            reason = str(error).strip().split("\n")[0].rstrip(":")
+            reason = str(error).strip().split("\n")[0].rstrip(": ")
             if not (folder / "tokenizer.json").is_file():
                 reason = f"there is no tokenizer.json ({reason})"
             raise ModelUnavailable(f"the tokenizer in {folder} can't be read: {reason}") from error

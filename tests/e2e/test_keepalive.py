@@ -74,7 +74,7 @@ def test_a_decoding_stream_beside_a_long_prefill(demo: Server) -> None:
     bias = {"0": -100.0, "1": -100.0, "2": -100.0}
     with RawClient(demo, "hello", max_tokens=6000, stream=True, logit_bias=bias) as reader:
         reader.read_until(b'"content":"', 10)
-        with RawClient(demo, words(7000, "fair"), max_tokens=2, stream=True) as other:
+        with RawClient(demo, words(5000, "fair"), max_tokens=2, stream=True) as other:
             reader.gaps.clear()
             while b'"finish_reason":"' not in other.received:
                 reader.read(5)

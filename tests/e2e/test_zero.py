@@ -32,12 +32,12 @@ def narrow(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 def finish(server: Server, seed: random.Random) -> None:
-    answer = server.chat(f"hello {seed.random()}", max_tokens=30, temperature=seed.choice((0, 1)))
+    answer = server.chat(f"hello {seed.random()}", max_tokens=20, temperature=seed.choice((0, 1)))
     assert answer["choices"][0]["finish_reason"] in ("stop", "length")
 
 
 def stop_string(server: Server, seed: random.Random) -> None:
-    answer = server.chat(f"What is Tandem? {seed.random()}", max_tokens=30, stop=["e", "a", " "])
+    answer = server.chat(f"What is Tandem? {seed.random()}", max_tokens=20, stop=["e", "a", " "])
     assert answer["choices"][0]["finish_reason"] in ("stop", "length")
 
 

@@ -78,9 +78,9 @@ def a_plan(rows: int, length: int, chunk: int) -> Plan:
 @pytest.mark.parametrize(
     ("kind", "rows", "length", "chunk", "bits"),
     [
-        *((kind, 1, 1024, 512, 0) for kind in MIDDLE),
+        *((kind, 1, 768, 384, 0) for kind in MIDDLE),
         *((kind, 8, 200, 100, 0) for kind in MIDDLE),
-        ("llama", 1, 1024, 512, 8),
+        ("llama", 1, 768, 384, 8),
         ("llama", 8, 200, 100, 4),
     ],
 )
