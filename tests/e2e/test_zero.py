@@ -26,8 +26,9 @@ AT_ONCE = 2 * SEQUENCES
 @pytest.fixture(scope="module", params=[1, 2])
 def narrow(request: pytest.FixtureRequest) -> Iterator[Server]:
     """Room for few prefixes, so that it is full of them before the first look at its size."""
-    options = ("--local-ranks", str(request.param), "--sequences", str(SEQUENCES))
-    with serving(*options, "--kv-gb", "0.1") as server:
+    ranks = request.param
+    options = ("--local-ranks", str(ranks), "--sequences", str(SEQUENCES))
+    with serving(*options, "--kv-gb", str(0.1 / ranks)) as server:
         yield server
 
 
@@ -83,12 +84,12 @@ def test_nothing_is_left(narrow: Server) -> None:
     assert counters["orphan_tokens"] == 0
     assert counters["tasks"] <= before + 1  # the request that asks
     # What cached prefixes hold goes up and down; a leak only goes up, and stays in more rounds.
-    for extra in range(REQUESTS, REQUESTS + 4 * 50, 50):
+    for extra in range(REQUESTS, REQUESTS + 8 * 25, 25):
         grown = _grown(resident)
         print(f"{view['world']} ranks, after {extra}: {grown}")
         if max(grown.values()) <= GROWTH:
             break
-        _run(narrow, range(extra, extra + 50))
+        _run(narrow, range(extra, extra + 25))
         narrow.wait_idle(30)
     assert max(_grown(resident).values()) <= GROWTH
     assert view["epoch"] == 1
