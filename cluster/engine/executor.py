@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import mlx.core as mx
 
@@ -32,6 +33,22 @@ the widest, is computed for one position only."""
 VERIFIED = 16
 """Positions of one iteration with drafts, all rows together: about as many as take little
 longer than one, because reading the weights is most of the work."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Forward:
+    """A decode iteration that has been built up to its logits."""
+
+    logits: mx.array
+    """`[n, vocab]`."""
+    drafts: tuple[tuple[int, ...], ...]
+    """As in Launch."""
+    slots: tuple[Slot, ...]
+    """Of each row of the logits, as is the next."""
+    places: tuple[int, ...]
+    """Positions of the ids to be sampled."""
+    lengths: tuple[int, ...]
+    """As in Launch."""
 
 
 class Executor:
@@ -59,8 +76,9 @@ class Executor:
         self._batch = DecodeBatch(self._model, self._slots, alone=group is None)
         self._sampler = Sampler(self.vocab)
         self._turns: dict[Slot, Turn] = {}
-        self._unsettled = False
-        """The latest launch changed what only its ids can tell: lengths, a grammar's state."""
+        self._unsettled: Launch | None = None
+        """The latest launch, if it changed what only its ids can tell: lengths (where there were
+        drafts), a grammar's state."""
 
     def run(self, step: Step) -> Iterator[Launch | None]:
         """Apply `step`, a launch at a time: each `next` builds one and hands it to MLX; or
@@ -70,7 +88,7 @@ class Executor:
         a slot or position that can't be meant; state is then undefined and the epoch over.
         Iterations are left out once `note` has said that every row has ended.
         """
-        if self._unsettled:
+        if self._unsettled is not None:
             yield None
         self._edit(step)
         if (step.iterations > 0) != bool(step.decode) or step.iterations < 0:
@@ -79,13 +97,17 @@ class Executor:
             self._batch.arrange(step.decode)
         turns = self._turns_of(self._batch.rows)
         for _ in range(step.iterations):
-            if self._unsettled or self._must_know(turns):
+            drafted = self._unsettled is not None and self._unsettled.drafts
+            if drafted or self._may_draft(turns):
                 yield None
             if all(turn.ended for turn in turns):
                 break
-            yield self._decode(turns)
+            forward = self._forward(turns)
+            if self._unsettled is not None:
+                yield None  # a mask waits for the ids before it; the forward pass was built already
+            yield self._decode(turns, forward)
         for chunks in self._together(step.chunks):
-            if self._unsettled:
+            if self._unsettled is not None:
                 yield None
             yield self._prefill(chunks[0]) if len(chunks) == 1 else self._prefill_all(chunks)
 
@@ -104,7 +126,8 @@ class Executor:
         if launch.drafts:
             width = max(map(len, launch.drafts))
             self._batch.settle(width, dict(zip(launch.rows, accepted, strict=True)))
-        self._unsettled = False
+        if launch is self._unsettled:
+            self._unsettled = None
 
     @property
     def slots(self) -> int:
@@ -175,21 +198,16 @@ class Executor:
 
     # Launches
 
-    def _must_know(self, turns: Sequence[Turn]) -> bool:
-        """True when the next iteration depends on ids that may not be known yet."""
-        drafting = len(turns) <= VERIFIED // 2
-        return any(
-            not turn.ended
-            and (
-                turn.constrained or (drafting and turn.drafter is not None and turn.drafter.active)
-            )
-            for turn in turns
+    def _may_draft(self, turns: Sequence[Turn]) -> bool:
+        """True when the next iteration may have drafts, which depend on all ids before it."""
+        return len(turns) <= VERIFIED // 2 and any(
+            not turn.ended and turn.drafter is not None and turn.drafter.active for turn in turns
         )
 
-    def _decode(self, turns: tuple[Turn, ...]) -> Launch:
+    def _forward(self, turns: tuple[Turn, ...]) -> _Forward:
+        """Build a decode iteration up to its logits."""
         rows = self._batch.rows
         drafts = self._drafts(turns)
-        self._begin_masks(rows)
         logits = self._batch.forward(dict(zip(rows, drafts, strict=True)) if drafts else None)
         lengths = tuple(self._slots[slot].length for slot in rows)
         if drafts:
@@ -200,10 +218,18 @@ class Executor:
             lengths = tuple(length + count for _, length, count in each)
         else:
             slots, places = rows, lengths
-        launch = self._launch(rows, turns, lengths, logits, slots, places)
+        return _Forward(logits, drafts, slots, places, lengths)
+
+    def _decode(self, turns: tuple[Turn, ...], forward: _Forward) -> Launch:
+        rows, drafts = self._batch.rows, forward.drafts
+        self._begin_masks(rows)
+        launch = self._launch(
+            rows, turns, forward.lengths, forward.logits, forward.slots, forward.places
+        )
         launch.drafts = drafts
-        self._unsettled = self._unsettled or bool(drafts)
-        if not drafts:
+        if drafts:
+            self._unsettled = launch
+        else:
             self._batch.advance(launch.done)
         self._hand_over(launch, self._batch.states())
         return launch
@@ -294,8 +320,10 @@ class Executor:
             chosen = self._sampler.sample(slots, logits, places, allowed)
             report = self._sampler.report(slots, logits, chosen)
         ids = self._agreement.agree(logits, chosen)
-        self._unsettled = any(turn.constrained for turn in turns)
-        return Launch(rows, turns, lengths, False, ids, report=report)
+        launch = Launch(rows, turns, lengths, False, ids, report=report)
+        if any(turn.constrained for turn in turns):
+            self._unsettled = launch
+        return launch
 
     def _begin_masks(self, rows: tuple[Slot, ...]) -> None:
         """What grammars allow next is worked out while the forward pass is built and computed."""

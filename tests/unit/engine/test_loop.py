@@ -151,7 +151,7 @@ def test_decoding_needs_a_sampled_token(running: Running) -> None:
 
 
 def test_a_failing_launch_ends_the_loop(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(turns: object) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("device lost")
 
     plan = a_plan()
