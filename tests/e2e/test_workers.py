@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 
 import pytest
 
 from tests.e2e.cluster_process import Process, Server, free_port, wait_until
 
+SIZE = {
+    "type": "object",
+    "properties": {"size": {"type": "integer", "minimum": 10, "maximum": 99}},
+    "required": ["size"],
+    "additionalProperties": False,
+}
 TOKEN = {"TANDEM_JOIN_TOKEN": "correct horse battery staple"}
 
 
@@ -28,6 +35,9 @@ def test_two_workers_join_and_serve_one_model() -> None:
         assert not server.engines()  # they are the workers' children
         answer = server.chat("What is Tandem?", temperature=0, max_tokens=16)
         assert answer["choices"][0]["message"]["content"].startswith("Tandem")
+        form = {"type": "json_schema", "json_schema": {"name": "size", "schema": SIZE}}
+        answer = server.chat("How large is it?", response_format=form, temperature=1.0, seed=1)
+        assert 10 <= json.loads(answer["choices"][0]["message"]["content"])["size"] <= 99
 
 
 def test_a_worker_that_is_called_serves_beside_a_local_rank() -> None:
