@@ -326,7 +326,7 @@ class Executor:
         return launch
 
     def _begin_masks(self, rows: tuple[Slot, ...]) -> None:
-        """What grammars allow next is worked out while the forward pass is built and computed."""
+        """What grammars allow next is worked out while the forward pass is computed."""
         if self._grammars is not None:
             self._grammars.begin(rows)
 

@@ -10,6 +10,9 @@ import pytest
 import structlog
 from openai.types.chat import ChatCompletionMessageParam
 
+from cluster.coordinator.coordinator import Coordinator
+from cluster.core.clock import SystemClock
+from cluster.core.config import Limits, Pacing
 from cluster.core.errors import (
     DeadlinePassed,
     EpochEnded,
@@ -19,7 +22,7 @@ from cluster.core.errors import (
     TandemError,
 )
 from cluster.core.request import Finish
-from cluster.core.view import Health
+from cluster.core.view import Health, ServedModel
 from cluster.text.tokenizer import Tokenizer
 from tests.unit.api.fake import CHAT, FakeCoordinator, question, serving
 from tests.unit.text.bpe import make_folder
@@ -171,6 +174,18 @@ async def test_busy(
     answer = await http.post(CHAT, json=question(stream=stream))
     assert (answer.status_code, answer.headers["retry-after"]) == (status, retry_after)
     assert answer.json()["error"]["code"] == code
+
+
+async def test_before_the_tokenizer_is_loaded() -> None:
+    model = ServedModel("early", 64, 0, demo=False)
+    early = Coordinator(model, limits=Limits(), pacing=Pacing(), clock=SystemClock())
+    async with (
+        serving(early) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as http,
+    ):
+        answer = await http.post(CHAT, json=question())
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
+        assert (await http.get("/health")).status_code == 503
 
 
 async def test_failures_of_a_whole_answer(
