@@ -6,15 +6,21 @@
     │   │   ├── PromptTooLong
     │   │   └── GrammarRefused
     │   ├── Unsupported
-    │   ├── ModelNotFound
+    │   ├── NotFound
+    │   │   └── ModelNotFound
+    │   ├── OffsetLost
+    │   ├── AccessDenied
+    │   ├── HostRefused
     │   └── BodyTooLarge
     ├── Busy                    the same request may succeed later
     │   ├── QueueFull
+    │   ├── TooManyRequests
     │   ├── NotReady
     │   └── ShuttingDown
     ├── Interrupted             a request that had begun could not be completed
     │   ├── EpochEnded
-    │   └── DeadlinePassed
+    │   ├── DeadlinePassed
+    │   └── Replaced
     ├── SetupError              one clear line, then a non-zero exit
     │   ├── BadConfiguration
     │   ├── ModelUnavailable
@@ -84,8 +90,26 @@ class Unsupported(RequestError):
     """Raised when a parameter is understood but this version can't do it."""
 
 
-class ModelNotFound(RequestError):
+class NotFound(RequestError):
+    """Raised when a request names something that is not there, or not the caller's."""
+
+
+class ModelNotFound(NotFound):
     """Raised when a request names a model that is not being served."""
+
+
+class OffsetLost(RequestError):
+    """Raised when a stream is to be read from a place that is no longer, or not yet, held; says
+    from where on it is."""
+
+
+class AccessDenied(RequestError):
+    """Raised when a request brings no API key, or one that is not known."""
+
+
+class HostRefused(RequestError):
+    """Raised when a request names a host that this server does not go by: a web page may have
+    made a browser send it (DNS rebinding)."""
 
 
 class BodyTooLarge(RequestError):
@@ -102,6 +126,10 @@ class Busy(TandemError):
 
 class QueueFull(Busy):
     """Raised when as many requests are waiting as the queue holds."""
+
+
+class TooManyRequests(Busy):
+    """Raised when one API key has as many requests under way, or sends them as often, as it may."""
 
 
 class NotReady(Busy):
@@ -122,6 +150,10 @@ class EpochEnded(Interrupted):
 
 class DeadlinePassed(Interrupted):
     """Raised when a request is not done within its deadline or its time in the queue."""
+
+
+class Replaced(Interrupted):
+    """Raised when a newer request of the same conversation has taken this one's place."""
 
 
 class SetupError(TandemError):
