@@ -7,11 +7,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from api.convert.openai_chat import OpenAIChat
 from api.errors import on_bug, on_http_error, on_tandem_error
 from api.request_id import RequestIds
+from api.routes.generate import Generate
 from api.routes.health import cluster, health
 from api.routes.models import list_models, one_model
-from api.routes.openai_chat import ChatCompletions
+from api.service import Service
 from api.serving import Coordinator
 from cluster.core.errors import TandemError
 
@@ -21,7 +23,8 @@ SIGN_OF_LIFE = 4.0
 
 def create_app(coordinator: Coordinator, *, sign_of_life: float = SIGN_OF_LIFE) -> Starlette:
     """The API over a coordinator, which outlives it. `api.server` runs it."""
-    chat = ChatCompletions(coordinator, sign_of_life)
+    service = Service(coordinator, sign_of_life)
+    chat = Generate(service, OpenAIChat())
     routes = [
         Route("/health", health(coordinator), methods=["GET"]),
         Route("/cluster", cluster(coordinator), methods=["GET"]),

@@ -25,6 +25,11 @@ class Choices:
         return self._generations[0].id
 
     @property
+    def first(self) -> Generation:
+        """Times and steps are told of this one."""
+        return self._generations[0]
+
+    @property
     def usage(self) -> Usage:
         """The prompt counted once, and the tokens of all answers; exact once all are over."""
         first = self._generations[0].usage

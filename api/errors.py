@@ -1,16 +1,19 @@
-"""The one map from the error tree to OpenAI's error shape.
+"""The one map from the error tree to what clients are told, and each dialect's shape of it.
 
-    {"error": {"message": ..., "type": ..., "param": ..., "code": ...}}
+    OpenAI     {"error": {"message": ..., "type": ..., "param": ..., "code": ...}}
+    Anthropic  {"type": "error", "error": {"type": ..., "message": ...}, "request_id": ...}
+    Ollama     {"error": ...}
 
-In a stream that has begun the same object is an event of its own, with `retry_after` (seconds)
-where trying again makes sense; in an answer that is the header Retry-After.
+In a stream that has begun, a dialect's writer sends the same object as its error event, with
+`retry_after` (seconds) where trying again makes sense; in an answer that is the header
+Retry-After.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -39,14 +42,20 @@ FAULTS: dict[type[errors.TandemError], Fault] = {
     errors.PromptTooLong: Fault(400, _INVALID, "context_length_exceeded"),
     errors.GrammarRefused: Fault(400, _INVALID, "invalid_grammar"),
     errors.Unsupported: Fault(400, _INVALID, "unsupported_parameter"),
+    errors.NotFound: Fault(404, _INVALID, "not_found"),
     errors.ModelNotFound: Fault(404, _INVALID, "model_not_found"),
+    errors.OffsetLost: Fault(400, _INVALID, "offset_lost"),
+    errors.AccessDenied: Fault(401, _INVALID, "invalid_api_key"),
+    errors.HostRefused: Fault(403, _INVALID, "host_not_allowed"),
     errors.BodyTooLarge: Fault(413, _INVALID, "request_too_large"),
     errors.QueueFull: Fault(429, "rate_limit_error", "queue_full"),
+    errors.TooManyRequests: Fault(429, "rate_limit_error", "too_many_requests"),
     errors.NotReady: Fault(503, _SERVER, "not_ready"),
     errors.ShuttingDown: Fault(503, _SERVER, "shutting_down"),
     errors.Busy: Fault(503, _SERVER, "busy"),
     errors.EpochEnded: Fault(503, _SERVER, "epoch_ended", retry_after=1.0),
     errors.DeadlinePassed: Fault(504, _SERVER, "deadline_passed"),
+    errors.Replaced: Fault(503, _SERVER, "replaced"),
     errors.Interrupted: Fault(503, _SERVER, "interrupted"),
     errors.TandemError: Fault(500, _SERVER, None),
 }
@@ -58,41 +67,92 @@ def fault_of(error: errors.TandemError) -> Fault:
     return next(FAULTS[kind] for kind in type(error).__mro__ if kind in FAULTS)
 
 
-def error_body(
-    message: str, kind: str, *, param: str | None = None, code: str | None = None
+def retry_seconds(error: errors.TandemError) -> int | None:
+    """In how many seconds to try again; None where that makes no sense."""
+    retry = error.retry_after if isinstance(error, errors.Busy) else fault_of(error).retry_after
+    return None if retry is None else max(1, math.ceil(retry))
+
+
+class Shape(Protocol):
+    """A dialect's error object; `fault` is what is known of the error's kind."""
+
+    def __call__(
+        self, fault: Fault, message: str, *, param: str | None, request_id: str
+    ) -> dict[str, Any]: ...
+
+
+def openai_shape(
+    fault: Fault, message: str, *, param: str | None, request_id: str
 ) -> dict[str, Any]:
-    """OpenAI's error object."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    """See Shape."""
+    return {"error": {"message": message, "type": fault.type, "param": param, "code": fault.code}}
 
 
-def describe(error: errors.TandemError) -> tuple[Fault, dict[str, Any], int | None]:
-    """The entry of FAULTS, the error object, and in how many seconds to try again."""
-    fault = fault_of(error)
+def anthropic_shape(
+    fault: Fault, message: str, *, param: str | None, request_id: str
+) -> dict[str, Any]:
+    """See Shape (https://docs.anthropic.com/en/api/errors)."""
+    kind = _ANTHROPIC.get(fault.status, "api_error")
+    return {
+        "type": "error",
+        "error": {"type": kind, "message": message},
+        "request_id": request_id,
+    }
+
+
+def ollama_shape(
+    fault: Fault, message: str, *, param: str | None, request_id: str
+) -> dict[str, Any]:
+    """See Shape."""
+    return {"error": message}
+
+
+_ANTHROPIC = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def shape_at(path: str) -> Shape:
+    """The shape for errors at a path that no dialect has taken up yet."""
+    if path.startswith(("/v1/messages", "/messages")):
+        return anthropic_shape
+    return ollama_shape if path.startswith("/api/") else openai_shape
+
+
+def error_body(
+    error: errors.TandemError, shape: Shape = openai_shape, request_id: str = ""
+) -> dict[str, Any]:
+    """An error as its dialect has it."""
     param = error.param if isinstance(error, errors.RequestError) else None
-    retry = error.retry_after if isinstance(error, errors.Busy) else fault.retry_after
-    body = error_body(str(error), fault.type, param=param, code=fault.code)
-    return fault, body, None if retry is None else max(1, math.ceil(retry))
+    return shape(fault_of(error), str(error), param=param, request_id=request_id)
 
 
-def error_answer(error: errors.TandemError) -> Response:
+def error_answer(
+    error: errors.TandemError, shape: Shape = openai_shape, request_id: str = ""
+) -> Response:
     """The answer to a request that failed before any of its answer was sent."""
-    fault, body, retry = describe(error)
-    headers = {} if retry is None else {"Retry-After": str(retry)}
-    return JSONResponse(body, status_code=fault.status, headers=headers)
-
-
-def error_event(error: errors.TandemError) -> dict[str, Any]:
-    """The event that ends a stream which had begun."""
-    _, body, retry = describe(error)
-    if retry is not None:
-        body["error"]["retry_after"] = retry
-    return body
+    headers: dict[str, str] = {}
+    if (retry := retry_seconds(error)) is not None:
+        headers["Retry-After"] = str(retry)
+    if isinstance(error, errors.AccessDenied):
+        headers["WWW-Authenticate"] = "Bearer"
+    body = error_body(error, shape, request_id)
+    return JSONResponse(body, status_code=fault_of(error).status, headers=headers)
 
 
 async def on_tandem_error(request: Request, error: Exception) -> Response:
     """Starlette's handler for errors raised on purpose."""
     assert isinstance(error, errors.TandemError)
-    return error_answer(error)
+    return error_answer(error, shape_at(request.url.path), request_id(request.scope))
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
@@ -105,12 +165,15 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         message, code = f"{method} is not possible at {path}; {allowed} is", "method_not_allowed"
-    body = error_body(message, _INVALID, code=code)
+    fault = Fault(error.status_code, _INVALID, code)
+    body = shape_at(path)(fault, message, param=None, request_id=request_id(request.scope))
     return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
 
 async def on_bug(request: Request, error: Exception) -> Response:
     """Starlette's handler for everything that nobody foresaw; the server logs the traceback."""
     ours = request_id(request.scope)
-    body = error_body(f"a bug in Tandem; its log says more about request {ours}", _SERVER)
+    message = f"a bug in Tandem; its log says more about request {ours}"
+    fault = FAULTS[errors.TandemError]
+    body = shape_at(request.url.path)(fault, message, param=None, request_id=ours)
     return JSONResponse(body, status_code=500, headers={"x-request-id": ours})

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from api.errors import error_body
+from cluster.core.errors import InvalidRequest
 
 PIPELINED_BYTES = 65536
 """What a client may send ahead while its answer is under way, before it is no longer read."""
@@ -52,7 +53,7 @@ class PromptProtocol(H11Protocol):
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.close()  # in the middle of an answer; nothing else can be said
             return
-        body = json.dumps(error_body(msg, "invalid_request_error")).encode()
+        body = json.dumps(error_body(InvalidRequest(msg))).encode()
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),

@@ -1,23 +1,26 @@
-"""OpenAI's chat completions to a core order, and its outcome back. Pure: no I/O, no clock."""
+"""OpenAI's chat completions: how they are read, and how they are written. Pure."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-from api.convert.openai_format import TEXT, AnswerFormat
+from api.ask import Ask, Chat, Message
+from api.convert.fields import checked
+from api.convert.openai_format import wish_of
 from api.convert.openai_logprobs import logprobs_object
-from api.convert.openai_tools import Call
+from api.convert.openai_refuse import refuse_unsupported
+from api.convert.openai_tools import arguments_of, tools_of
+from api.dialect import SSE, Choice, Reply, comment, event, progress_line
+from api.errors import error_body, fault_of, retry_seconds
 from api.schema.openai_chat import ChatMessage, ChatRequest
-from cluster.core.errors import InvalidRequest
-from cluster.core.request import Finish, Order, Piece, TokenLogprob, Usage
+from cluster.core.answer import Call, CallArguments, CallBegun, Part, Text, Thought
+from cluster.core.errors import InvalidRequest, TandemError
+from cluster.core.request import Finish, Progress, TokenLogprob, Usage
 from cluster.core.sampling import Sampling
-from cluster.text.tokenizer import Tokenizer
 
 FINISH_REASONS = {Finish.STOP: "stop", Finish.LENGTH: "length"}
-"""How an answer ends well; anything else is an error."""
 
 LEAST_TOP_P = 1e-6
 """Stands for top_p 0, which clients send for "only the likeliest"."""
@@ -26,41 +29,94 @@ _ROLES = {"developer": "system"}
 """OpenAI's newer name for the role that chat templates know."""
 
 
-def to_order(
-    asked: ChatRequest, tokenizer: Tokenizer, form: AnswerFormat = TEXT, *, fresh_seed: int
-) -> Order:
-    """What the coordinator is to do; `fresh_seed` is for a request that names none.
+class OpenAIChat:
+    """POST /v1/chat/completions, as an `api.dialect.Dialect`."""
 
-    Raises InvalidRequest when the chat template refuses the messages, a logit_bias names a
-    token that does not exist, or parameters contradict each other.
-    """
-    messages = [_message(message, index) for index, message in enumerate(asked.messages)]
-    newer = asked.max_completion_tokens
-    max_tokens = asked.max_tokens if newer is None else newer
-    min_tokens = asked.min_tokens or 0
-    if max_tokens is not None and min_tokens > max_tokens:
-        raise InvalidRequest(
-            f"min_tokens: {min_tokens} is more than the {max_tokens} tokens that the answer may "
-            "have",
-            param="min_tokens",
+    prefix = "chatcmpl"
+    content_type = SSE
+
+    def read(self, body: dict[str, Any]) -> Ask:
+        """See Dialect."""
+        asked = checked(ChatRequest, body)
+        refuse_unsupported(asked)
+        tools, choice, named = tools_of(asked.tools, asked.tool_choice)
+        newer = asked.max_completion_tokens
+        return Ask(
+            Chat(messages_of(asked.messages), tools, choice, named, _thinking(asked)),
+            model=asked.model,
+            stream=bool(asked.stream),
+            max_tokens=asked.max_tokens if newer is None else newer,
+            min_tokens=asked.min_tokens or 0,
+            stop=tuple(asked.stop or ()),
+            ignore_eos=bool(asked.ignore_eos),
+            sampling=_sampling(asked),
+            seed=asked.seed,
+            logit_bias=asked.logit_bias or {},
+            n=asked.n or 1,
+            logprobs=_logprobs(asked),
+            wish=wish_of(asked),
+            usage=bool(asked.stream_options and asked.stream_options.include_usage),
         )
-    return Order(
-        prompt=tokenizer.render(messages, tools=form.tools),
-        sampling=_sampling(asked, tokenizer.vocab_size, fresh_seed),
-        max_tokens=max_tokens,
-        stop=() if form.call else tuple(asked.stop or ()),
-        min_tokens=min_tokens,
-        ignore_eos=bool(asked.ignore_eos),
-        logprobs=_logprobs(asked),
-        grammar=form.grammar,
-    )
+
+    def whole(self, reply: Reply, choices: Sequence[Choice]) -> dict[str, Any]:
+        """See Dialect."""
+        return {
+            "id": reply.id,
+            "object": "chat.completion",
+            "created": int(reply.created),
+            "model": reply.model,
+            "choices": [choice_object(each, reply.ask) for each in choices],
+            "usage": usage_object(reply.choices.usage),
+        }
+
+    def writer(self, reply: Reply) -> ChatWriter:
+        """See Dialect."""
+        return ChatWriter(reply)
+
+    def refusal(self, error: TandemError, request_id: str) -> tuple[int, dict[str, Any]]:
+        """See Dialect."""
+        return fault_of(error).status, error_body(error)
 
 
-def orders_of(order: Order, count: int) -> list[Order]:
-    """One order for each of `count` choices. Choice i has the seed plus i: it is what a request
-    with that seed and one choice would get."""
-    seeds = [(order.sampling.seed + index) % (1 << 64) for index in range(count)]
-    return [replace(order, sampling=replace(order.sampling, seed=seed)) for seed in seeds]
+def messages_of(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
+    """A conversation as templates take it; raises InvalidRequest for a turn that says nothing."""
+    return tuple(_message(message, index) for index, message in enumerate(messages))
+
+
+def _message(message: ChatMessage, index: int) -> Message:
+    if message.content is None and message.role != "assistant":
+        param = f"messages[{index}].content"
+        raise InvalidRequest(f"{param}: field required", param=param)
+    made: Message = {
+        "role": _ROLES.get(message.role, message.role),
+        "content": "".join(part.text or "" for part in message.content or []),
+    }
+    if message.role == "assistant":
+        if thought := message.reasoning_content or message.reasoning:
+            made["reasoning_content"] = thought
+        if message.tool_calls:
+            made["tool_calls"] = [
+                call_message(call.id or "", call.function.name, call.function.arguments)
+                for call in message.tool_calls
+            ]
+    if message.role == "tool":
+        made["tool_call_id"] = message.tool_call_id or ""
+        if message.name:
+            made["name"] = message.name
+    return made
+
+
+def call_message(call_id: str, name: str, arguments: Any) -> dict[str, Any]:
+    """A call that was made, as templates take it; `arguments` as JSON or parsed."""
+    function = {"name": name, "arguments": arguments_of(arguments)}
+    return {"id": call_id, "type": "function", "function": function}
+
+
+def _thinking(asked: ChatRequest) -> bool | None:
+    options = asked.chat_template_kwargs
+    if options is not None and options.enable_thinking is not None:
+        return options.enable_thinking
+    return None if asked.reasoning_effort is None else asked.reasoning_effort != "none"
 
 
 def _logprobs(asked: ChatRequest) -> int | None:
@@ -71,16 +127,7 @@ def _logprobs(asked: ChatRequest) -> int | None:
     return asked.top_logprobs or 0 if asked.logprobs else None
 
 
-def _message(message: ChatMessage, index: int) -> dict[str, Any]:
-    if message.content is None and message.role != "assistant":
-        param = f"messages[{index}].content"
-        raise InvalidRequest(f"{param}: field required", param=param)
-    parts = [{"type": part.type, "text": part.text} for part in message.content or []]
-    return {"role": _ROLES.get(message.role, message.role), "content": parts}
-
-
-def _sampling(asked: ChatRequest, vocab_size: int, fresh_seed: int) -> Sampling:
-    seed = fresh_seed if asked.seed is None else asked.seed
+def _sampling(asked: ChatRequest) -> Sampling:
     return Sampling(
         temperature=1.0 if asked.temperature is None else asked.temperature,
         top_k=max(0, asked.top_k or 0),
@@ -89,22 +136,7 @@ def _sampling(asked: ChatRequest, vocab_size: int, fresh_seed: int) -> Sampling:
         repetition_penalty=asked.repetition_penalty or 1.0,
         presence_penalty=asked.presence_penalty or 0.0,
         frequency_penalty=asked.frequency_penalty or 0.0,
-        logit_bias=_logit_bias(asked.logit_bias or {}, vocab_size),
-        seed=seed % (1 << 64),
     )
-
-
-def _logit_bias(asked: dict[str, float], vocab_size: int) -> dict[int, float]:
-    bias: dict[int, float] = {}
-    for name, value in asked.items():
-        if not (name.isascii() and name.isdecimal() and len(name) < 10 and int(name) < vocab_size):
-            raise InvalidRequest(
-                f"logit_bias: {name[:40]!r} is no token id of this model, which has 0 to "
-                f"{vocab_size - 1}",
-                param="logit_bias",
-            )
-        bias[int(name)] = value
-    return bias
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
@@ -117,82 +149,102 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     }
 
 
-def choice_object(
-    index: int, answer: str | Call, finish: Finish, logprobs: Sequence[TokenLogprob] | None
-) -> dict[str, Any]:
-    """One whole answer; `logprobs` is None when nobody asked."""
-    message: dict[str, Any] = {"role": "assistant", "content": answer, "refusal": None}
-    if isinstance(answer, Call):
-        message |= {"content": None, "tool_calls": [answer.object()]}
+def choice_object(choice: Choice, ask: Ask) -> dict[str, Any]:
+    """One whole answer."""
+    # Beside calls, OpenAI has null for no text.
+    text = choice.text if choice.text or not choice.calls else None
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+    if choice.thought:
+        message["reasoning_content"] = choice.thought
+    if choice.calls:
+        message["tool_calls"] = [call_object(call) for call in choice.calls]
     return {
-        "index": index,
+        "index": choice.index,
         "message": message,
-        "logprobs": None if logprobs is None else logprobs_object(logprobs),
-        "finish_reason": _finish_reason(finish, isinstance(answer, Call)),
+        "logprobs": None if ask.logprobs is None else logprobs_object(choice.logprobs),
+        "finish_reason": _finish_reason(choice.finish, bool(choice.calls)),
     }
 
 
-def _finish_reason(finish: Finish, call: bool) -> str:
-    return "tool_calls" if call and finish is Finish.STOP else FINISH_REASONS[finish]
+def call_object(call: Call) -> dict[str, Any]:
+    """OpenAI's tool call."""
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call_id(call.id), "type": "function", "function": function}
 
 
-def completion_object(
-    request_id: str, model: str, created: int, choices: list[dict[str, Any]], usage: Usage
-) -> dict[str, Any]:
-    """All answers at once."""
-    return {
-        "id": request_id,
-        "object": "chat.completion",
-        "created": created,
-        "model": model,
-        "choices": choices,
-        "usage": usage_object(usage),
-    }
+def call_id(call: str) -> str:
+    """A call's id in OpenAI's dialects."""
+    return f"call_{call}"
 
 
-class Chunks:
-    """The events of a stream, as JSON lines; each is of one choice."""
+def _finish_reason(finish: Finish, called: bool) -> str:
+    return "tool_calls" if called and finish is Finish.STOP else FINISH_REASONS[finish]
 
-    def __init__(
-        self, request_id: str, model: str, created: int, *, usage: bool, logprobs: bool = False
-    ) -> None:
+
+class ChatWriter:
+    """A stream of chunks, as an `api.dialect.Writer`; each chunk is of one choice."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
         self._base: dict[str, Any] = {
-            "id": request_id,
+            "id": reply.id,
             "object": "chat.completion.chunk",
-            "created": created,
-            "model": model,
+            "created": int(reply.created),
+            "model": reply.model,
         }
-        self._usage: dict[str, Any] = {"usage": None} if usage else {}
-        self._logprobs = logprobs
+        self._usage: dict[str, Any] = {"usage": None} if reply.ask.usage else {}
+        self._begun: set[int] = set()
+        self._called: set[int] = set()
 
-    def role(self, index: int) -> str:
-        """The first one: who speaks."""
+    def parts(self, index: int, parts: Sequence[Part], logprobs: Sequence[TokenLogprob]) -> str:
+        """See Writer."""
+        told = None if self._reply.ask.logprobs is None else logprobs_object(logprobs)
+        frames = [self._role(index)]
+        for part in parts or (Text(""),):
+            frames.append(self._choice(index, self._delta(index, part), logprobs=told))
+            told = None if told is None else logprobs_object(())
+        return "".join(frames)
+
+    def finish(self, index: int, finish: Finish, stop: str | None) -> str:
+        """See Writer."""
+        reason = _finish_reason(finish, index in self._called)
+        return self._role(index) + self._choice(index, {}, finish_reason=reason)
+
+    def end(self) -> str:
+        """See Writer."""
+        if not self._usage:
+            return event("[DONE]")
+        usage = usage_object(self._reply.choices.usage)
+        return event(as_line({**self._base, "choices": [], "usage": usage})) + event("[DONE]")
+
+    def fail(self, error: TandemError) -> str:
+        """See Writer: OpenAI's clients raise the error that such an event holds."""
+        return event(as_line(error_event(error)))
+
+    def life(self, progress: Progress) -> str:
+        """See Writer."""
+        return comment(progress_line(progress))
+
+    def _role(self, index: int) -> str:
+        """The first chunk of a choice: who speaks."""
+        if index in self._begun:
+            return ""
+        self._begun.add(index)
         return self._choice(index, {"role": "assistant", "content": ""})
 
-    def piece(self, index: int, piece: Piece) -> str:
-        """Some of the answer; the text of its tokens may come later."""
-        return self._choice(
-            index,
-            {"content": piece.text},
-            logprobs=logprobs_object(piece.logprobs) if self._logprobs else None,
-        )
-
-    def call(self, index: int, call: Call) -> list[str]:
-        """A tool call: its name first, then its arguments."""
-        head = call.object()
-        arguments = {"arguments": head["function"]["arguments"]}
-        head["function"] = {"name": call.name, "arguments": ""}
-        deltas = [{"index": 0, **head}, {"index": 0, "function": arguments}]
-        return [self._choice(index, {"tool_calls": [delta]}) for delta in deltas]
-
-    def finish(self, index: int, finish: Finish, *, call: bool = False) -> str:
-        """The last one of a choice that is complete."""
-        return self._choice(index, {}, finish_reason=_finish_reason(finish, call))
-
-    def end(self, usage: Usage) -> list[str]:
-        """What ends the stream when every choice is complete."""
-        account = _line({**self._base, "choices": [], "usage": usage_object(usage)})
-        return [account, "[DONE]"] if self._usage else ["[DONE]"]
+    def _delta(self, index: int, part: Part) -> dict[str, Any]:
+        match part:
+            case Text(text):
+                return {"content": text}
+            case Thought(text):
+                return {"reasoning_content": text}
+            case CallBegun(number, call, name):
+                self._called.add(index)
+                function = {"name": name, "arguments": ""}
+                begun = {"id": call_id(call), "type": "function", "function": function}
+                return {"tool_calls": [{"index": number, **begun}]}
+            case CallArguments(number, text):
+                return {"tool_calls": [{"index": number, "function": {"arguments": text}}]}
 
     def _choice(
         self,
@@ -208,8 +260,17 @@ class Chunks:
             "logprobs": logprobs,
             "finish_reason": finish_reason,
         }
-        return _line({**self._base, "choices": [choice], **self._usage})
+        return event(as_line({**self._base, "choices": [choice], **self._usage}))
 
 
-def _line(value: dict[str, Any]) -> str:
+def error_event(error: TandemError) -> dict[str, Any]:
+    """What ends a stream that had begun."""
+    body = error_body(error)
+    if (retry := retry_seconds(error)) is not None:
+        body["error"]["retry_after"] = retry
+    return body
+
+
+def as_line(value: dict[str, Any]) -> str:
+    """JSON on one line, as short as it goes."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -33,7 +33,7 @@ _HARMLESS: dict[str, Callable[[Any], bool]] = {
     "stop_token_ids": _asks_nothing,
 }
 
-_MESSAGE_FIELDS = ("tool_calls", "function_call", "audio")
+_MESSAGE_FIELDS = ("function_call", "audio")
 
 
 def refuse_unsupported(asked: ChatRequest) -> None:
@@ -46,7 +46,7 @@ def refuse_unsupported(asked: ChatRequest) -> None:
 
 
 def _refuse_in_message(message: ChatMessage, where: str) -> None:
-    if message.role in ("tool", "function"):
+    if message.role == "function":
         raise Unsupported(
             f"{where}.role: messages with the role {message.role!r} are not supported by this "
             "version of Tandem",

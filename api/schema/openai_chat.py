@@ -1,7 +1,7 @@
 """What clients send to /v1/chat/completions.
 
 Types and ranges are strict; fields that are not named here are ignored. What is understood but
-not possible yet is kept as it came, for `api.convert.openai_refuse` to look at.
+not possible is kept as it came, for `api.convert.openai_refuse` to look at.
 """
 
 from __future__ import annotations
@@ -37,13 +37,33 @@ class Part(_Shape):
     text: str | None = None
 
 
+class CalledFunction(_Shape):
+    """What was called, and how."""
+
+    name: str
+    arguments: Any = None
+    """JSON; some clients send it parsed."""
+
+
+class ToolCall(_Shape):
+    """A call that the assistant has made."""
+
+    id: str | None = None
+    type: str | None = None
+    function: CalledFunction
+
+
 class ChatMessage(_Shape):
     """One turn of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Annotated[list[Part] | None, BeforeValidator(_as_parts)] = None
     name: str | None = None
-    tool_calls: Any = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    """The same, by the name that some clients use."""
     function_call: Any = None
     audio: Any = None
 
@@ -52,6 +72,12 @@ class StreamOptions(_Shape):
     """What else a stream carries."""
 
     include_usage: bool | None = None
+
+
+class TemplateOptions(_Shape):
+    """vLLM's way to tell the chat template something."""
+
+    enable_thinking: bool | None = None
 
 
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
@@ -83,6 +109,9 @@ class ChatRequest(_Shape):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     ignore_eos: bool | None = None
+    reasoning_effort: str | None = None
+    """"none" turns reasoning off, where the model's template can be told."""
+    chat_template_kwargs: TemplateOptions | None = None
 
     # Looked at by api.convert.openai_format and openai_tools.
     response_format: Any = None

@@ -46,6 +46,9 @@ class Generation:
         """Where it is now."""
         return self._entry.sequence.progress
 
+    stop: str | None = None
+    ids: tuple[int, ...] = ()
+
     def cancel(self) -> None:
         """Stop it: an edit to the next step. Never blocks; once it is over, does nothing."""
         self._cancel(self.id)

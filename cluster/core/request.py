@@ -97,6 +97,9 @@ class Order:
     grammar: str = ""
     """As in Request."""
     scope: str = ""
+    markers: bool = False
+    cache: bool = True
+    record_steps: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from jinja2 import TemplateError
 
 from cluster.core.errors import InvalidRequest, ModelUnavailable
 from cluster.text.grammar import CallSyntax, refusals
+from cluster.text.notation import Notation
 from cluster.text.spelling import Spelling
 
 _JSON_CALLS = "mlx_lm.tool_parsers.json_tools"
@@ -70,6 +71,8 @@ class Tokenizer:
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool | None = None,
+        spoken: Mapping[int, Sequence[int]] | None = None,
     ) -> tuple[int, ...]:
         """Token ids of a conversation, up to where the assistant's next answer begins.
 
@@ -94,6 +97,12 @@ class Tokenizer:
             raise InvalidRequest(
                 f"this model's chat template refuses the messages: {error}", param="messages"
             ) from error
+
+    notation = Notation()
+
+    def thinks(self, prompt: Sequence[int]) -> bool:
+        """Stub."""
+        return False
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of a text, without the special tokens that some tokenizers put around it."""

@@ -1,0 +1,10 @@
+"""Stub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Notation:
+    """Stub."""
