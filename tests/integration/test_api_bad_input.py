@@ -33,7 +33,7 @@ def raw(field: str) -> bytes:
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
-CALLS = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 # body, status, code, param
 TABLE: list[tuple[Any, int, str | None, str | None]] = [
@@ -88,16 +88,23 @@ TABLE: list[tuple[Any, int, str | None, str | None]] = [
         "messages[0].content[1]",
     ),
     (
+        # The template of this model knows no such role.
         {"messages": [{"role": "tool", "content": "a", "tool_call_id": "1"}]},
+        400,
+        None,
+        "messages",
+    ),
+    (
+        {"messages": [{"role": "function", "name": "f", "content": "a"}]},
         400,
         UNSUPPORTED,
         "messages[0].role",
     ),
     (
-        {"messages": [{"role": "assistant", "content": None, "tool_calls": CALLS}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{**CALL, "function": {}}]}]},
         400,
-        UNSUPPORTED,
-        "messages[0].tool_calls",
+        None,
+        "messages[0].tool_calls[0].function.name",
     ),
     # model
     (question(model="gpt-4"), 404, "model_not_found", "model"),
@@ -162,8 +169,8 @@ TABLE: list[tuple[Any, int, str | None, str | None]] = [
         "stream_options.include_usage",
     ),
     # Understood, and not possible
-    (question(tools=[TOOL]), 400, UNSUPPORTED, "tools"),
-    (question(tools=[TOOL], tool_choice="auto"), 400, UNSUPPORTED, "tools"),
+    (question(tools=[{"type": "web_search"}]), 400, None, "tools[0].type"),
+    (question(tools=[{**TOOL, "function": {"name": ""}}]), 400, None, "tools[0].function.name"),
     (question(functions=[{"name": "f"}]), 400, UNSUPPORTED, "functions"),
     (question(function_call={"name": "f"}), 400, UNSUPPORTED, "function_call"),
     (question(modalities=["text", "audio"]), 400, UNSUPPORTED, "modalities"),

@@ -134,8 +134,8 @@ async def test_the_events_of_a_failed_stream(
     assert answer.status_code == 200
     *_, last = answer.text.strip().split("\n\n")
     assert last == (
-        'data: {"error": {"message": "rank 1 was lost", "type": "server_error", "param": null, '
-        '"code": "epoch_ended", "retry_after": 1}}'
+        'data: {"error":{"message":"rank 1 was lost","type":"server_error","param":null,'
+        '"code":"epoch_ended","retry_after":1}}'
     )
     assert "[DONE]" not in answer.text
     assert "finish_reason" not in answer.text.replace('"finish_reason":null', "")

@@ -7,36 +7,34 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from api.ask import Chat
+from api.choices import Choices
 from api.convert.fields import checked, path_of
-from api.convert.openai_chat import (
-    Chunks,
-    choice_object,
-    completion_object,
-    orders_of,
-    to_order,
-    usage_object,
-)
-from api.convert.openai_format import to_format
-from api.convert.openai_refuse import refuse_unsupported
-from api.convert.openai_tools import forced_call
+from api.convert.openai_chat import OpenAIChat, usage_object
+from api.convert.orders import prepare
+from api.convert.recall import Recall
+from api.dialect import Choice, Reply
 from api.schema.openai_chat import ChatRequest
+from cluster.core.answer import Call, CallArguments, CallBegun, Text, Thought
 from cluster.core.errors import InvalidRequest, RequestError
-from cluster.core.request import Finish, Order, Piece, TokenLogprob, Usage
+from cluster.core.request import Finish, Order, TokenLogprob, Usage
 from cluster.core.sampling import Sampling
 from cluster.text.tokenizer import Tokenizer
 from tests.unit.api.fake import question
 
 
+def orders(tokenizer: Tokenizer, **fields: Any) -> tuple[Order, ...]:
+    ask = OpenAIChat().read(question(**fields))
+    return prepare(ask, tokenizer, Recall(), owner="", scope="", fresh_seed=7).orders
+
+
 def order(tokenizer: Tokenizer, **fields: Any) -> Order:
-    asked = checked(ChatRequest, question(**fields))
-    refuse_unsupported(asked)
-    form = forced_call(asked, tokenizer) or to_format(asked, tokenizer)
-    return to_order(asked, tokenizer, form, fresh_seed=7)
+    return orders(tokenizer, **fields)[0]
 
 
 def test_defaults(tokenizer: Tokenizer) -> None:
     prompt = tokenizer.render([{"role": "user", "content": "Say hello"}])
-    assert order(tokenizer) == Order(prompt=prompt, sampling=Sampling(seed=7))
+    assert order(tokenizer) == Order(prompt=prompt, sampling=Sampling(seed=7), markers=True)
 
 
 def test_every_parameter_arrives(tokenizer: Tokenizer) -> None:
@@ -141,10 +139,10 @@ def test_when_an_answer_may_end(tokenizer: Tokenizer) -> None:
 
 
 def test_a_choice_is_what_its_seed_alone_would_get(tokenizer: Tokenizer) -> None:
-    made = order(tokenizer, seed=-2, temperature=0.5, stop="x")
-    orders = orders_of(made, 3)
-    assert [one.sampling.seed for one in orders] == [2**64 - 2, 2**64 - 1, 0]
-    assert orders == [order(tokenizer, seed=s, temperature=0.5, stop="x") for s in (-2, -1, 0)]
+    made = orders(tokenizer, seed=-2, temperature=0.5, stop="x", n=3)
+    assert [one.sampling.seed for one in made] == [2**64 - 2, 2**64 - 1, 0]
+    alone = [order(tokenizer, seed=s, temperature=0.5, stop="x") for s in (-2, -1, 0)]
+    assert list(made) == alone
 
 
 USAGE = Usage(prompt_tokens=10, cached_tokens=4, completion_tokens=3)
@@ -159,36 +157,94 @@ def test_usage() -> None:
     }
 
 
+class Counted(Choices):
+    """Choices of which only the counts are looked at."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+
+    @property
+    def usage(self) -> Usage:
+        return USAGE
+
+
+def reply(**fields: Any) -> Reply:
+    ask = OpenAIChat().read(question(**fields))
+    return Reply("chatcmpl-1", "req_1", "m", 5.5, ask, Counted())
+
+
+def whole(choice: Choice, **fields: Any) -> dict[str, Any]:
+    return OpenAIChat().whole(reply(**fields), [choice])
+
+
 def test_completion() -> None:
-    choice = choice_object(0, "text", Finish.LENGTH, None)
-    made = completion_object("chatcmpl-1", "m", 5, [choice], USAGE)
+    made = whole(Choice(0, "text", "", (), Finish.LENGTH))
     assert made["choices"][0]["finish_reason"] == "length"
     assert made["choices"][0]["message"]["content"] == "text"
     assert made["choices"][0]["logprobs"] is None
     assert (made["id"], made["model"], made["created"]) == ("chatcmpl-1", "m", 5)
 
 
+CALL = Call("0f", "add", '{"a": 1}')
+
+
+def test_a_call_beside_no_text() -> None:
+    made = whole(Choice(0, "", "Let me see.", (CALL,), Finish.STOP))["choices"][0]
+    function = {"name": "add", "arguments": '{"a": 1}'}
+    assert made["finish_reason"] == "tool_calls"
+    assert made["message"] == {
+        "role": "assistant",
+        "content": None,
+        "refusal": None,
+        "reasoning_content": "Let me see.",
+        "tool_calls": [{"id": "call_0f", "type": "function", "function": function}],
+    }
+
+
+def events(frames: str) -> list[Any]:
+    lines = [frame.removeprefix("data: ") for frame in frames.split("\n\n") if frame]
+    assert all("\n" not in line for line in lines)
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
 @pytest.mark.parametrize("usage", [True, False])
 def test_chunks(usage: bool) -> None:
-    chunks = Chunks("chatcmpl-1", "m", 5, usage=usage)
-    text, finish = chunks.piece(0, Piece("日\n", 2)), chunks.finish(0, Finish.STOP)
-    lines = [chunks.role(0), text, finish, *chunks.end(USAGE)]
-    assert lines.pop() == "[DONE]"
-    assert all("\n" not in line for line in lines)
-    events = [json.loads(line) for line in lines]
-    assert {event["id"] for event in events} == {"chatcmpl-1"}
-    assert events[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
-    assert events[1]["choices"][0]["delta"] == {"content": "日\n"}
-    assert events[2]["choices"][0] == {
+    writer = OpenAIChat().writer(reply(stream_options={"include_usage": usage}))
+    frames = writer.parts(0, [Text("日\n")], ()) + writer.finish(0, Finish.STOP, None)
+    made = events(frames + writer.end())
+    assert made.pop() == "[DONE]"
+    assert {event["id"] for event in made} == {"chatcmpl-1"}
+    assert made[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert made[1]["choices"][0]["delta"] == {"content": "日\n"}
+    assert made[2]["choices"][0] == {
         "index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop",
     }  # fmt: skip
-    assert len(events) == (4 if usage else 3)
+    assert len(made) == (4 if usage else 3)
     if usage:
-        assert events[3]["choices"] == []
-        assert events[3]["usage"] == usage_object(USAGE)
-        assert all(event["usage"] is None for event in events[:3])
+        assert made[3]["choices"] == []
+        assert made[3]["usage"] == usage_object(USAGE)
+        assert all(event["usage"] is None for event in made[:3])
     else:
-        assert all("usage" not in event for event in events)
+        assert all("usage" not in event for event in made)
+
+
+def test_chunks_of_thoughts_and_calls() -> None:
+    writer = OpenAIChat().writer(reply())
+    parts = [
+        Thought("Hm"),
+        CallBegun(0, "0f", "add"),
+        CallArguments(0, '{"a"'),
+        CallArguments(0, ": 1}"),
+        CallBegun(1, "1e", "now"),
+        CallArguments(1, "{}"),
+    ]
+    made = events(writer.parts(0, parts, ()) + writer.finish(0, Finish.STOP, None))
+    assert made[1]["choices"][0]["delta"] == {"reasoning_content": "Hm"}
+    calls = [c for e in made for c in e["choices"][0]["delta"].get("tool_calls", [])]
+    assert [call["index"] for call in calls] == [0, 0, 0, 1, 1]
+    assert calls[0]["id"] == "call_0f"
+    assert "".join(call["function"]["arguments"] for call in calls[:3]) == '{"a": 1}'
+    assert made[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
 UNSURE = TokenLogprob("\ufffd", b"\xe6", -0.5, (TokenLogprob("a", b"a", -float("inf")),))
@@ -206,11 +262,35 @@ def test_logprobs_in_openais_shape() -> None:
         ],
         "refusal": None,
     }
-    assert choice_object(0, "", Finish.STOP, [UNSURE])["logprobs"] == shape
-    empty = choice_object(0, "", Finish.STOP, [])["logprobs"]
-    assert empty == {"content": [], "refusal": None}
-    chunks = Chunks("chatcmpl-1", "m", 5, usage=False, logprobs=True)
-    choice = json.loads(chunks.piece(3, Piece("", 1, (UNSURE,))))["choices"][0]
+
+    def told(*tokens: TokenLogprob) -> Any:
+        choice = Choice(0, "", "", (), Finish.STOP, logprobs=tokens)
+        return whole(choice, logprobs=True)["choices"][0]["logprobs"]
+
+    assert told(UNSURE) == shape
+    assert told() == {"content": [], "refusal": None}
+    writer = OpenAIChat().writer(reply(logprobs=True))
+    choice = events(writer.parts(3, (), (UNSURE,)))[1]["choices"][0]
     assert choice == {
         "index": 3, "delta": {"content": ""}, "logprobs": shape, "finish_reason": None,
     }  # fmt: skip
+
+
+def test_a_replayed_call_is_recalled_while_it_is_unchanged() -> None:
+    recall = Recall(largest=5)
+    recall.remember("me", [CALL], (1, 2, 3))
+    asked = {"role": "assistant", "content": None, "tool_calls": [
+        {"id": "call_0f", "type": "function", "function": {"name": "add", "arguments": '{"a":1}'}}
+    ]}  # fmt: skip
+
+    def spoken(owner: str) -> Any:
+        ask = OpenAIChat().read({"messages": [{"role": "user", "content": "?"}, asked]})
+        assert isinstance(ask.prompt, Chat)
+        return recall.spoken(owner, ask.prompt.messages)
+
+    assert spoken("me") == {1: (1, 2, 3)}
+    assert spoken("you") == {}
+    asked["tool_calls"][0]["function"]["arguments"] = '{"a": 2}'  # type: ignore[index]
+    assert spoken("me") == {}
+    recall.remember("me", [Call("1e", "add", "{}")], (4, 5, 6))
+    assert len(recall) == 1

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from api.errors import FAULTS, describe, error_answer, error_event, fault_of
+from api.convert.openai_chat import error_event
+from api.errors import FAULTS, error_answer, error_body, fault_of, shape_at
 from cluster.core import errors
 from cluster.core.errors import (
     BodyTooLarge,
@@ -66,4 +67,20 @@ def test_a_class_without_an_entry_takes_its_bases() -> None:
         """For this test."""
 
     assert fault_of(Odd("m")) is FAULTS[InvalidRequest]
-    assert describe(Odd("m", param="x"))[1]["error"]["param"] == "x"
+    assert error_body(Odd("m", param="x"))["error"]["param"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/messages", {"type": "error", "request_id": "req_1",
+                          "error": {"type": "overloaded_error", "message": "m"}}),
+        ("/api/chat", {"error": "m"}),
+        ("/v1/chat/completions", {"error": {"message": "m", "type": "server_error",
+                                            "param": None, "code": "not_ready"}}),
+    ],
+)  # fmt: skip
+def test_each_dialect_has_a_shape(path: str, body: dict[str, object]) -> None:
+    answer = error_answer(NotReady("m", retry_after=2), shape_at(path), "req_1")
+    assert json.loads(bytes(answer.body)) == body
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")

@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from api.hangup import until_hangup
-from api.sse import EventStream, signs_of_life
+from api.sse import Connection, signs_of_life
 from tests.conftest import wait_for
 
 
@@ -33,33 +33,34 @@ class Sent:
 
 async def test_frames() -> None:
     sent = Sent()
-    stream = EventStream(sent)
-    await stream.start()
-    await stream.events("a", "b")
-    await stream.comment("c")
-    await stream.end("d", "[DONE]")
-    assert sent.frames == ["data: a\n\ndata: b\n\n", ": c\n\n", "data: d\n\ndata: [DONE]\n\n"]
+    stream = Connection(sent)
+    await stream.start("text/event-stream", {})
+    await stream.write("data: a\n\ndata: b\n\n")
+    await stream.write("")
+    await stream.sign(": c\n\n", after=0)
+    await stream.end("data: [DONE]\n\n")
+    assert sent.frames == ["data: a\n\ndata: b\n\n", ": c\n\n", "data: [DONE]\n\n"]
     assert sent.ended
     assert sent.starts == 1
 
 
 async def test_a_busy_stream_needs_no_sign_of_life() -> None:
     sent = Sent()
-    stream = EventStream(sent)
-    await stream.start()
-    async with signs_of_life(stream, 0.2, lambda: "alive"):
+    stream = Connection(sent)
+    await stream.start("text/event-stream", {})
+    async with signs_of_life(stream, 0.2, lambda: ": alive\n\n"):
         end = anyio.current_time() + 0.5
         while anyio.current_time() < end:
-            await stream.events("x")
+            await stream.write("data: x\n\n")
             await anyio.sleep(0.01)
     assert all(frame.startswith("data") for frame in sent.frames)
 
 
 async def test_a_quiet_stream_shows_life_again_and_again() -> None:
     sent = Sent()
-    stream = EventStream(sent)
-    await stream.start()
-    words = iter(["one", "two", "three"])
+    stream = Connection(sent)
+    await stream.start("text/event-stream", {})
+    words = iter([": one\n\n", ": two\n\n", ": three\n\n"])
     begun = anyio.current_time()
     async with signs_of_life(stream, 0.03, lambda: next(words, None)):
         await wait_for(lambda: len(sent.frames) == 3)
@@ -69,8 +70,8 @@ async def test_a_quiet_stream_shows_life_again_and_again() -> None:
 
 async def test_nothing_to_tell() -> None:
     sent = Sent()
-    stream = EventStream(sent)
-    await stream.start()
+    stream = Connection(sent)
+    await stream.start("text/event-stream", {})
     asked = 0
 
     def say() -> None:
@@ -84,18 +85,18 @@ async def test_nothing_to_tell() -> None:
 
 async def test_a_slow_reader_gets_whole_frames_and_no_late_comment() -> None:
     sent = Sent()
-    stream = EventStream(sent)
-    await stream.start()
+    stream = Connection(sent)
+    await stream.start("text/event-stream", {})
     sent.hold = anyio.Event()
     said = 0
 
     def say() -> str:
         nonlocal said
         said += 1
-        return "alive"
+        return ": alive\n\n"
 
     async with anyio.create_task_group() as tasks, signs_of_life(stream, 0.02, say):
-        tasks.start_soon(stream.events, "x")
+        tasks.start_soon(stream.write, "data: x\n\n")
         await wait_for(lambda: said)
         sent.hold.set()
         await wait_for(lambda: sent.frames)
