@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import multiprocessing
 import os
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -109,7 +110,8 @@ def server(endpoints: list[str], streams: int, pipe: Connection) -> None:
     )
 
     async def run() -> None:
-        http = uvicorn.Server(server_config(create_app(coordinator), port=0))
+        http = uvicorn.Server(server_config(create_app(coordinator)))
+        listening = socket.create_server(("127.0.0.1", 0), backlog=streams)
         async with AsyncExitStack() as stack:
             clients = []
             for rank, endpoint in enumerate(endpoints):
@@ -120,10 +122,8 @@ def server(endpoints: list[str], streams: int, pipe: Connection) -> None:
                 driving = tasks.create_task(
                     coordinator.drive(Epoch(3), Ranks(clients), trimmable=True)
                 )
-                serving = tasks.create_task(http.serve())
-                while not http.started:
-                    await asyncio.sleep(0.01)
-                pipe.send(http.servers[0].sockets[0].getsockname()[1])
+                serving = tasks.create_task(http.serve(sockets=[listening]))
+                pipe.send(listening.getsockname()[1])
                 while await asyncio.to_thread(pipe.recv):
                     pipe.send(time.process_time())
                 http.should_exit = True
