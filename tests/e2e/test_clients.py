@@ -137,7 +137,7 @@ def test_tools_and_schemas_of_the_python_clients(server: Server, model: str) -> 
         assert more.usage.prompt_tokens_details is not None
         # The call goes back as the tokens it was sampled as, so all of them are cached.
         sampled = made.usage.prompt_tokens + made.usage.completion_tokens
-        assert more.usage.prompt_tokens_details.cached_tokens or 0 >= sampled - 2
+        assert (more.usage.prompt_tokens_details.cached_tokens or 0) >= sampled - 2
     local = ollama.Client(host=server.url)
     answered = local.chat(
         model, [{"role": "user", "content": "A city."}], format=CITY, options={"num_predict": 60}
