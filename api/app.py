@@ -12,6 +12,7 @@ from api.errors import on_bug, on_http_error, on_tandem_error
 from api.request_id import RequestIds
 from api.routes.generate import Generate
 from api.routes.health import cluster, health
+from api.routes.metrics import metrics
 from api.routes.models import list_models, one_model
 from api.service import Service
 from api.serving import Coordinator
@@ -28,6 +29,7 @@ def create_app(coordinator: Coordinator, *, sign_of_life: float = SIGN_OF_LIFE) 
     routes = [
         Route("/health", health(coordinator), methods=["GET"]),
         Route("/cluster", cluster(coordinator), methods=["GET"]),
+        Route("/metrics", metrics(coordinator), methods=["GET"]),
     ]
     for prefix in ("/v1", ""):
         routes += [

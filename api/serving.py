@@ -8,7 +8,7 @@ from typing import Protocol, Self
 
 from cluster.core.config import Limits
 from cluster.core.ids import RequestId
-from cluster.core.request import Finish, Order, Piece, Progress, Usage
+from cluster.core.request import Finish, Order, Piece, Progress, StepTiming, Timing, Usage
 from cluster.core.view import ClusterView, Health, ServedModel
 from cluster.text.tokenizer import Tokenizer
 
@@ -33,10 +33,24 @@ class Generation(Protocol):
     def progress(self) -> Progress: ...
 
     @property
-    def stop(self) -> str | None: ...
+    def timing(self) -> Timing:
+        """Exact once `finish` is not None."""
+        ...
 
     @property
-    def ids(self) -> tuple[int, ...]: ...
+    def stop(self) -> str | None:
+        """The stop string that ended it, if one has."""
+        ...
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The answer's ids so far, without one that ends it."""
+        ...
+
+    @property
+    def steps(self) -> tuple[StepTiming, ...]:
+        """The latest steps that computed for it; empty unless the order wants them recorded."""
+        ...
 
     async def __aenter__(self) -> Self: ...
 
@@ -72,3 +86,7 @@ class Coordinator(Protocol):
     def health(self) -> Health: ...
 
     def view(self) -> ClusterView: ...
+
+    def metrics(self) -> bytes:
+        """Everything that is counted, in Prometheus's text format."""
+        ...

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import deque
 
 import structlog
 
 from cluster.coordinator.epoch import Group
 from cluster.coordinator.generation import Generation
-from cluster.coordinator.journal import Entry, Journal
+from cluster.coordinator.journal import STEPS_KEPT, Entry, Journal
 from cluster.coordinator.meter import Meter
+from cluster.coordinator.metrics import Exposition
 from cluster.coordinator.picture import picture
 from cluster.coordinator.ranks import StepPort
-from cluster.core.channel import ChannelTable, TokenChannel
+from cluster.coordinator.steps import carried, record
+from cluster.coordinator.tally import Tally
+from cluster.core.channel import ChannelState, ChannelTable, TokenChannel
 from cluster.core.clock import Clock
 from cluster.core.config import Limits, Pacing
 from cluster.core.errors import (
@@ -60,6 +64,7 @@ class Coordinator:
         self.channels = ChannelTable()
         self.journal: Journal = {}
         self.meter = Meter()
+        self.tally = Tally()
         self.scheduler: Scheduler | None = None
         """The plan of the epoch that runs; None between epochs."""
         self.group: Group | None = None
@@ -69,6 +74,7 @@ class Coordinator:
         self._closing = False
         self._planned = asyncio.Event()
         self._said_full = False
+        self._exposition = Exposition(self)
 
     # For the API
 
@@ -88,6 +94,14 @@ class Coordinator:
 
         Raises PromptTooLong, InvalidRequest, QueueFull, NotReady or ShuttingDown.
         """
+        try:
+            entry = self._take(order, prefix)
+        except TandemError as error:
+            self.tally.refused(error)
+            raise
+        return Generation(entry, self._cancel)
+
+    def _take(self, order: Order, prefix: str) -> Entry:
         scheduler = self._accepting()
         fitting = self.limits.kv_tokens - self.limits.slot_positions
         context = min(self.model.context, fitting)
@@ -113,6 +127,7 @@ class Coordinator:
             logprobs=order.logprobs,
             grammar=order.grammar,
             draft=self.limits.draft,
+            cache=order.cache,
         )
         channel = TokenChannel(request.id, self.channels)
         try:
@@ -122,9 +137,11 @@ class Coordinator:
             raise
         text = TextStream(self.tokenizer, order.stop)
         entry = Entry(request, sequence, channel, text)
+        if order.record_steps:
+            entry.steps = deque(maxlen=STEPS_KEPT)
         self.journal[request.id] = entry
         self._planned.set()
-        return Generation(entry, self._cancel)
+        return entry
 
     def health(self) -> Health:
         """Healthy while steps advance or none are wanted."""
@@ -137,6 +154,10 @@ class Coordinator:
     def view(self) -> ClusterView:
         """A picture of everything, for people."""
         return picture(self)
+
+    def metrics(self) -> bytes:
+        """Everything that is counted, in Prometheus's text format."""
+        return self._exposition.text()
 
     # For whoever runs it
 
@@ -168,6 +189,7 @@ class Coordinator:
                 group.create_task(self._hear_news(self.scheduler, ranks), name="shelf news")
         except ExceptionGroup as errors:
             error = _first_leaf(errors)
+            self.tally.epoch_ended(error)
             reason = str(error)
             raise error from errors
         finally:
@@ -200,11 +222,16 @@ class Coordinator:
     async def _apply_results(self, scheduler: Scheduler, ranks: StepPort) -> None:
         while True:
             result = await ranks.next_result()
-            prefilled = scheduler.flight_tokens()
+            flight = scheduler.oldest
+            recorded = carried(flight, self.journal)
             for event in scheduler.apply(result):
                 self._handle(event)
             self._planned.set()
+            assert flight is not None  # else `apply` has refused the result
+            record(recorded, flight.step, ranks.results)
+            self.tally.step(ranks.results)
             now = self.clock.now()
+            prefilled = sum(len(chunk.tokens) for chunk in flight.step.chunks)
             self.meter.add(now, decoded=len(result.decoded), prefilled=prefilled)
 
     async def _hear_news(self, scheduler: Scheduler, ranks: StepPort) -> None:
@@ -262,6 +289,7 @@ class Coordinator:
         if event.finish is not None and not entry.text.stopped:
             text.append(entry.text.finish())
         entry.delivered += taken
+        self.tally.piece(entry, taken, self.clock.now())
         told = zip(event.ids[:taken], event.likelihoods, strict=False)  # none unless asked for
         logprobs = tuple(token_logprob(self.tokenizer, token, how) for token, how in told)
         channel.put(Piece("".join(text), taken, logprobs))
@@ -269,7 +297,7 @@ class Coordinator:
             self.channels.drained(event.count - taken)
             self._end(event.request_id, Finish.STOP)
         elif event.finish is not None:
-            channel.close(event.finish)
+            self._close(entry, event.finish)
 
     def _cancel(self, request_id: RequestId) -> None:
         self._end(request_id, Finish.CANCELLED)
@@ -279,11 +307,18 @@ class Coordinator:
         entry = self.journal.get(request_id)
         if entry is None:
             return
-        entry.channel.close(finish, error)
+        self._close(entry, finish, error)
         if self.scheduler is not None:
             for event in self.scheduler.end(request_id, finish):
                 self._handle(event)
         self._planned.set()
+
+    def _close(self, entry: Entry, finish: Finish, error: TandemError | None = None) -> None:
+        """Nothing more goes to the request's client. The first call counts."""
+        if entry.channel.state is ChannelState.OPEN:
+            entry.ended = self.clock.now()
+            entry.channel.close(finish, error)
+            self.tally.ended(entry, finish)
 
     def _fail_all(self, error: TandemError) -> None:
         """Every live request fails with `error`; where no epoch runs, all state goes too."""
@@ -291,7 +326,7 @@ class Coordinator:
             if self.scheduler is not None:
                 self._end(request_id, Finish.FAILED, error)
             else:
-                entry.channel.close(Finish.FAILED, error)
+                self._close(entry, Finish.FAILED, error)
                 self._handle(Released(request_id))
 
     def _accepting(self) -> Scheduler:

@@ -10,7 +10,7 @@ from typing import Self
 from cluster.coordinator.journal import Entry
 from cluster.core.channel import ChannelState
 from cluster.core.ids import RequestId
-from cluster.core.request import Finish, Piece, Progress, Usage
+from cluster.core.request import Finish, Piece, Progress, StepTiming, Timing, Usage
 
 
 class Generation:
@@ -46,8 +46,25 @@ class Generation:
         """Where it is now."""
         return self._entry.sequence.progress
 
-    stop: str | None = None
-    ids: tuple[int, ...] = ()
+    @property
+    def timing(self) -> Timing:
+        """How long its parts took; exact once `finish` is set."""
+        return self._entry.timing
+
+    @property
+    def stop(self) -> str | None:
+        """The stop string that ended it, if one has."""
+        return self._entry.text.found
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The answer's ids so far, without one that ends it."""
+        return self._entry.ids
+
+    @property
+    def steps(self) -> tuple[StepTiming, ...]:
+        """The latest steps that computed for it; empty unless the order wants them recorded."""
+        return tuple(self._entry.steps or ())
 
     def cancel(self) -> None:
         """Stop it: an edit to the next step. Never blocks; once it is over, does nothing."""

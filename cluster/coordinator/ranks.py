@@ -23,6 +23,11 @@ class StepPort(Protocol):
         """Hand a step to every rank, in order. Raises EpochEnded."""
         ...
 
+    @property
+    def results(self) -> Sequence[StepResult]:
+        """What each rank, rank 0 first, has said of the step that `next_result` gave last."""
+        ...
+
     async def next_result(self) -> StepResult:
         """The next step that every rank has answered, with rank 0's tokens. Raises EpochEnded,
         or DigestMismatch or StepRefused when the ranks disagree."""
@@ -52,6 +57,8 @@ class Ranks:
         """Most that MLX has used at once, by rank."""
         self.last_seq = [0] * len(clients)
         """Last step that each rank has answered."""
+        self.results: Sequence[StepResult] = ()
+        """As in StepPort."""
         self._told: defaultdict[tuple[Verb, Entry], list[deque[ShelfNews]]] = defaultdict(
             lambda: [deque() for _ in clients]
         )
@@ -75,6 +82,7 @@ class Ranks:
         self.memory_bytes = [result.memory_bytes for result in results]
         self.peak_bytes = [result.peak_bytes for result in results]
         self.last_seq = [result.seq for result in results]
+        self.results = results
         first, *others = results
         for rank, other in enumerate(others, start=1):
             if other.seq != first.seq:

@@ -55,6 +55,8 @@ class Request:
     """What the answer must conform to, as llguidance takes it; empty for anything."""
     draft: int = 0
     """At most so many ids are drafted in one iteration; 0 for none."""
+    cache: bool = True
+    """False: no cached prefix is used, and none is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,35 @@ class Usage:
     cached_tokens: int
     """Prompt tokens that were not computed because a cached prefix held them."""
     completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long the parts of one request have taken, in seconds; 0 for what is not over yet."""
+
+    queued: float
+    """From submission until it got a slot, or ended without one."""
+    prefill: float
+    """From the slot until the first token was delivered, or until it ended without one."""
+    decode: float
+    """From the first token until the last one so far."""
+    total: float
+    """From submission until it ended; 0 while it runs."""
+    first_token: float | None
+    """Seconds after submission at which the first token was delivered; None before that."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepTiming:
+    """One step that computed for a request, perhaps among others."""
+
+    kind: str
+    """"prefill" for a chunk of its prompt, "decode" for iterations."""
+    seconds: tuple[float, ...]
+    """What its chunk, or the iterations for all rows of the step, took on each rank by its own
+    clock; rank 0 first."""
+    tokens: int
+    """Prompt tokens of the chunk, or tokens that the iterations gave it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +129,11 @@ class Order:
     """As in Request."""
     scope: str = ""
     markers: bool = False
+    """Special tokens that mark reasoning and tool calls are shown in the text."""
     cache: bool = True
+    """As in Request."""
     record_steps: bool = False
+    """A StepTiming is kept of each step that computes for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,8 @@ class Admission:
             admitted.append(sequence)
         for sequence in admitted:
             self._waiting.remove(sequence)
+            if sequence.begun is None:
+                sequence.begun = now
         return admitted
 
     def _restore(self, sequence: Sequence, now: float) -> bool:
@@ -64,7 +66,7 @@ class Admission:
 
     def _stage(self, sequence: Sequence, now: float) -> bool:
         """True when it waits for a file that spares more than memory does."""
-        if not len(self._shelf):
+        if not len(self._shelf) or not sequence.request.cache:
             return False
         scope, spared = sequence.request.scope, self._pool.spared(sequence)
         found = self._shelf.match(scope, sequence.wanted, spared)

@@ -226,9 +226,25 @@ class Scheduler:
         """Every sequence that is queued, live, or not yet released on every rank."""
         return self._requests
 
-    def flight_tokens(self) -> int:
-        """Prompt tokens that the oldest step in flight prefills."""
-        return sum(len(c.tokens) for c in self._flights[0].step.chunks) if self._flights else 0
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a slot."""
+        return len(self._admission)
+
+    @property
+    def live_positions(self) -> int:
+        """Cache positions set aside for live sequences."""
+        return self._pool.live_positions
+
+    @property
+    def parked_positions(self) -> int:
+        """Cache positions that parked prefixes take."""
+        return self._pool.parked_positions
+
+    @property
+    def oldest(self) -> Flight | None:
+        """The step in flight whose result comes next."""
+        return self._flights[0] if self._flights else None
 
     def overdue(self, now: float) -> bool:
         """True when the oldest step in flight is past its deadline: no progress, no health."""

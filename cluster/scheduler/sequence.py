@@ -18,6 +18,8 @@ class Sequence:
     def __init__(self, request: Request, submitted: float) -> None:
         self.request = request
         self.submitted = submitted
+        self.begun: float | None = None
+        """When it first got a slot."""
         self.slot: Slot | None = None
         self.cached = 0
         """Prompt positions that came from a parked prefix."""

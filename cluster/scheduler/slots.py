@@ -64,6 +64,17 @@ class SlotPool:
         return len(self._index)
 
     @property
+    def live_positions(self) -> int:
+        """Cache positions set aside for sequences with a slot, or about to have one."""
+        slots = len(self.live) + len(self._held)
+        return self._reserved + slots * self._limits.slot_positions
+
+    @property
+    def parked_positions(self) -> int:
+        """Cache positions that parked prefixes take."""
+        return int(self._index.weight)
+
+    @property
     def settled(self) -> Iterator[Held[Slot]]:
         """Parked prefixes that are there before the forks of the next step."""
         made = self._edits.forked
@@ -145,6 +156,8 @@ class SlotPool:
     def snapshot(self, sequence: Sequence) -> None:
         """Copy what a live sequence holds, which is exactly what is planned so far, to a parked
         slot, if there is room for it beside all live ones."""
+        if not sequence.request.cache:
+            return
         ids = pack(sequence.known_ids)
         source, length = sequence.slot, sequence.planned_length
         scope = sequence.request.scope
@@ -169,7 +182,8 @@ class SlotPool:
         self._reserved -= sequence.reserved
         ids = sequence.known_ids
         exact = len(ids) == sequence.planned_length
-        if not ids or self._limits.parked == 0 or not (exact or self._trimmable):
+        kept = sequence.request.cache and self._limits.parked > 0
+        if not ids or not kept or not (exact or self._trimmable):
             self._drop(slot)
             return
         self._edits.park.append(Park(slot, len(ids)))
@@ -185,6 +199,8 @@ class SlotPool:
         return len(self.live) + len(self._held) >= self._limits.sequences
 
     def _find(self, sequence: Sequence) -> Match[Slot] | None:
+        if not sequence.request.cache:
+            return None
         match = self._index.find(sequence.request.scope, sequence.wanted)
         return match if match is not None and (match.keep >= FEW or match.large) else None
 
@@ -196,9 +212,7 @@ class SlotPool:
         # In the prefix's own slot its positions are part of `needed`, or are trimmed.
         spared = match.held.weight if match is not None else 0
         others = pinned if match is None else pinned | {match.held.key}
-        slots = len(self.live) + len(self._held)
-        used = self._reserved + self._edits.trimmed + slots * self._limits.slot_positions
-        over = used + needed - self._limits.kv_tokens
+        over = self.live_positions + self._edits.trimmed + needed - self._limits.kv_tokens
         stays = sum(self._index[slot].weight for slot in others if slot in self._index)
         if over + stays - spared > 0:
             return None

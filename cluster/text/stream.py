@@ -18,6 +18,11 @@ class TextStream:
         """True once a stop string was found; `push` must not be called after."""
         return self._stop is not None and self._stop.found is not None
 
+    @property
+    def found(self) -> str | None:
+        """The stop string that ended the text, if one has."""
+        return None if self._stop is None else self._stop.found
+
     def push(self, token: int) -> str:
         """Text that is now certain; empty while it is held back."""
         text = self._detokenizer.push(token)

@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.coordinator.coordinator import Coordinator
 from cluster.core.channel import ChannelTable
-from cluster.core.clock import SystemClock
+from cluster.core.clock import Clock, SystemClock
 from cluster.core.config import Limits, Pacing
 from cluster.core.ids import Slot
 from cluster.core.plan import Likelihood, Step, StepResult
@@ -65,6 +65,7 @@ class FakeRanks:
         self._logprobs: dict[Slot, int | None] = {}
         self._results: asyncio.Queue[StepResult] = asyncio.Queue()
         self._pauses = pauses
+        self.results: tuple[StepResult, ...] = ()
         self.steps: list[Step] = []
         self.gate = asyncio.Event()
         """Cleared, results are held back."""
@@ -101,6 +102,7 @@ class FakeRanks:
         result = await self._results.get()
         await self.gate.wait()
         await self.pause()
+        self.results = (result,)
         return result
 
     def _execute(self, step: Step) -> StepResult:
@@ -149,6 +151,7 @@ def make_coordinator(
     limits: Limits | None = None,
     context: int = 4096,
     channels: ChannelTable | None = None,
+    clock: Clock | None = None,
 ) -> Coordinator:
     """A coordinator over the fakes; call `drive` on FakeRanks to give it an epoch."""
     coordinator = Coordinator(
@@ -156,7 +159,7 @@ def make_coordinator(
         FakeTokenizer(),  # type: ignore[arg-type]
         limits=limits or Limits(parked=0),
         pacing=Pacing(),
-        clock=SystemClock(),
+        clock=clock or SystemClock(),
     )
     if channels is not None:
         coordinator.channels = channels

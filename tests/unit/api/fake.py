@@ -16,7 +16,16 @@ from api.server import server_config
 from cluster.core.config import Limits
 from cluster.core.errors import PromptTooLong, TandemError
 from cluster.core.ids import RequestId
-from cluster.core.request import Finish, Order, Phase, Piece, Progress, Usage
+from cluster.core.request import (
+    Finish,
+    Order,
+    Phase,
+    Piece,
+    Progress,
+    StepTiming,
+    Timing,
+    Usage,
+)
 from cluster.core.view import ClusterView, Counters, Health, RequestView, ServedModel
 from cluster.text.tokenizer import Tokenizer
 
@@ -58,6 +67,10 @@ class FakeGeneration:
         self.order = order
         self.finish: Finish | None = None
         self.progress = Progress(Phase.QUEUED, len(order.prompt), 0, 0)
+        self.timing = Timing(0.0, 0.0, 0.0, 0.0, None)
+        self.stop: str | None = None
+        self.ids: tuple[int, ...] = ()
+        self.steps: tuple[StepTiming, ...] = ()
         self.closed = 0
         self._script = script
         self._cached = cached
@@ -140,6 +153,9 @@ class FakeCoordinator:
 
     def health(self) -> Health:
         return self.healthy
+
+    def metrics(self) -> bytes:
+        return b"# TYPE tandem_ready gauge\ntandem_ready 1.0\n"
 
     def view(self) -> ClusterView:
         requests = tuple(

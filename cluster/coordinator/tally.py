@@ -1,0 +1,116 @@
+"""What a coordinator counts, over all of its epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cluster.coordinator.histogram import Histogram
+from cluster.coordinator.journal import Entry
+from cluster.core.errors import (
+    DigestMismatch,
+    EpochEnded,
+    InvalidRequest,
+    NotReady,
+    PromptTooLong,
+    QueueFull,
+    ShuttingDown,
+    StepRefused,
+)
+from cluster.core.plan import StepResult
+from cluster.core.request import Finish
+
+WAIT_BOUNDS = (
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 120.0, 300.0,
+    600.0,
+)  # fmt: skip
+"""Seconds that a client waits: from a cached prompt's to the longest time in the queue."""
+TOKEN_BOUNDS = (
+    0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25,
+    0.5, 1.0, 2.5, 10.0,
+)  # fmt: skip
+"""Seconds from one token to the next."""
+STEP_BOUNDS = (
+    0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.1, 0.15, 0.25, 0.35, 0.5, 1.0, 2.5, 5.0,
+    15.0, 60.0,
+)  # fmt: skip
+"""Seconds of one part of a step; the plan means 0.04 of decode and 0.25 of prefill."""
+
+
+class Tally:
+    """Counts only grow. All labels are from small sets: phases, ranks, classes of errors."""
+
+    def __init__(self) -> None:
+        self.finished = dict.fromkeys(Finish, 0)
+        """Requests that are over, by how they ended."""
+        self.refusals = _by_class(PromptTooLong, InvalidRequest, QueueFull, NotReady, ShuttingDown)
+        """Requests that were not taken, by class of error."""
+        self.epochs_ended = _by_class(EpochEnded, StepRefused, DigestMismatch)
+        """Epochs that did not last until the server stopped, by class of error."""
+        self.prompt_tokens = 0
+        """Of requests that got their first token."""
+        self.cached_tokens = 0
+        """Those of them that a cached prefix held."""
+        self.generated_tokens = 0
+        """Delivered, end ids included, as clients' usage has it."""
+        self.queue = Histogram(WAIT_BOUNDS)
+        """Until a slot was given: one value for each request with a first token, or an end."""
+        self.first_token = Histogram(WAIT_BOUNDS)
+        """From submission: one value for each request that got a token."""
+        self.inter_token = Histogram(TOKEN_BOUNDS)
+        """One value for each token but a request's first; those that came at once share evenly
+        the time since the one before."""
+        self.steps: dict[tuple[int, str], Histogram] = {}
+        """By rank and kind: what the chunks or the iterations of one step took together."""
+
+    def refused(self, error: Exception) -> None:
+        """A request was not taken."""
+        _add(self.refusals, error)
+
+    def epoch_ended(self, error: BaseException) -> None:
+        """An epoch is over for this reason."""
+        _add(self.epochs_ended, error)
+
+    def piece(self, entry: Entry, tokens: int, now: float) -> None:
+        """So many tokens are delivered to a request at this moment, which is noted with it."""
+        if entry.first is None:
+            entry.first = now
+            timing, usage = entry.timing, entry.usage
+            self.queue.observe(timing.queued)
+            self.first_token.observe(now - entry.sequence.submitted)
+            self.prompt_tokens += usage.prompt_tokens
+            self.cached_tokens += usage.cached_tokens
+        else:
+            self.inter_token.observe((now - entry.last) / tokens, tokens)
+        entry.last = now
+        self.generated_tokens += tokens
+
+    def ended(self, entry: Entry, finish: Finish) -> None:
+        """A request is over."""
+        self.finished[finish] += 1
+        if entry.first is None:
+            self.queue.observe(entry.timing.queued)
+
+    def step(self, results: Sequence[StepResult]) -> None:
+        """A step is done; `results` are the ranks'. Only rank 0 tells what was decoded."""
+        decoded = bool(results[0].decoded)
+        for rank, result in enumerate(results):
+            if decoded:
+                self._step(rank, "decode", result.decode_seconds)
+            if result.chunk_seconds:
+                self._step(rank, "prefill", sum(result.chunk_seconds))
+
+    def _step(self, rank: int, kind: str, seconds: float) -> None:
+        histogram = self.steps.get((rank, kind))
+        if histogram is None:
+            histogram = self.steps[rank, kind] = Histogram(STEP_BOUNDS)
+        histogram.observe(seconds)
+
+
+def _by_class(*errors: type[Exception]) -> dict[str, int]:
+    """Counters that are there from the start, since a rate needs a zero to begin with."""
+    return {error.__name__: 0 for error in errors}
+
+
+def _add(counts: dict[str, int], error: BaseException) -> None:
+    name = type(error).__name__
+    counts[name] = counts.get(name, 0) + 1
