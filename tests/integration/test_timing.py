@@ -141,10 +141,7 @@ async def test_steps_are_recorded_for_those_who_ask() -> None:
         other = coordinator.submit(Order(PROMPT, GREEDY, 30))
         await over(asked)
         await over(other)
-        # Nothing more is noted once it is over, though steps may still be in flight.
         steps = asked.steps
-        await wait_for(lambda: not coordinator.journal)
-        assert asked.steps == steps
     assert other.steps == ()
     prefill = [step for step in steps if step.kind == "prefill"]
     decode = [step for step in steps if step.kind == "decode"]
@@ -153,6 +150,22 @@ async def test_steps_are_recorded_for_those_who_ask() -> None:
     assert sum(step.tokens for step in decode) == 29  # the first is the prompt's
     assert all(step.seconds[1] == 2 * step.seconds[0] > 0 for step in steps)
     assert prefill[0] == StepTiming("prefill", (0.0064, 0.0128), 64)
+
+
+async def test_steps_past_the_end_are_not_recorded() -> None:
+    async with running() as (coordinator, ranks):
+        generation = coordinator.submit(Order(PROMPT, GREEDY, 2000, record_steps=True))
+        await wait_for(lambda: generation.progress.generated > 20)
+        ranks.gate.clear()
+        scheduler = coordinator.scheduler
+        assert scheduler is not None
+        await wait_for(lambda: scheduler.steps_in_flight == 2)
+        generation.cancel()
+        steps = generation.steps
+        assert steps
+        ranks.gate.set()
+        await wait_for(lambda: not coordinator.journal)
+    assert generation.steps == steps
 
 
 async def test_only_the_latest_steps_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

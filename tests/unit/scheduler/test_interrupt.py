@@ -18,6 +18,7 @@ def test_the_youngest_gives_way_and_both_get_their_whole_text() -> None:
     assert (old.interruptions, young.interruptions) == (0, 1)
     assert young.sequence.cached == 0  # usage speaks of the prompt as it came
     assert max(old.times) < max(young.times)
+    assert young.sequence.begun == 0.0  # the second time, it was not waiting to begin
 
 
 def test_a_request_that_gave_way_can_be_cancelled_while_it_waits() -> None:
