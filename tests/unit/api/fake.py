@@ -59,9 +59,6 @@ whose text is held back."""
 
 
 class FakeGeneration:
-    stop: str | None = None
-    ids: tuple[int, ...] = ()
-
     def __init__(self, order: Order, script: Script, prefix: str, cached: int) -> None:
         self.id = RequestId(f"{prefix}-{secrets.token_hex(16)}")
         self.order = order
