@@ -5,8 +5,12 @@ from __future__ import annotations
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
+from api.access import OPEN_POLICY, Access, AccessPolicy
+from api.access_log import AccessLog
+from api.bound import MOST_REQUESTS, RequestBound
 from api.convert.openai_chat import OpenAIChat
 from api.errors import on_bug, on_http_error, on_tandem_error
 from api.request_id import RequestIds
@@ -22,7 +26,14 @@ SIGN_OF_LIFE = 4.0
 """Seconds of silence before a stream's sign of life; clients count on one within 5."""
 
 
-def create_app(coordinator: Coordinator, *, sign_of_life: float = SIGN_OF_LIFE) -> Starlette:
+def create_app(
+    coordinator: Coordinator,
+    *,
+    sign_of_life: float = SIGN_OF_LIFE,
+    access: AccessPolicy = OPEN_POLICY,
+    log_prompts: bool = False,
+    most_requests: int = MOST_REQUESTS,
+) -> Starlette:
     """The API over a coordinator, which outlives it. `api.server` runs it."""
     service = Service(coordinator, sign_of_life)
     chat = Generate(service, OpenAIChat())
@@ -39,7 +50,13 @@ def create_app(coordinator: Coordinator, *, sign_of_life: float = SIGN_OF_LIFE) 
         ]
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(RequestIds)],
+        middleware=[
+            Middleware(RequestIds),
+            Middleware(AccessLog, prompts=log_prompts),
+            *_cors(access.origins),
+            Middleware(Access, access),
+            Middleware(RequestBound, most_requests),
+        ],
         exception_handlers={
             TandemError: on_tandem_error,
             HTTPException: on_http_error,
@@ -48,3 +65,20 @@ def create_app(coordinator: Coordinator, *, sign_of_life: float = SIGN_OF_LIFE) 
     )
     app.router.redirect_slashes = False
     return app
+
+
+def _cors(origins: tuple[str, ...]) -> list[Middleware]:
+    """Outside of Access: a browser asks whether it may before it sends a key, and shows a page
+    the reason of a refusal only with these headers."""
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=("GET", "POST", "DELETE"),
+            allow_headers=("*",),
+            allow_private_network=True,
+            expose_headers=("x-request-id", "retry-after", "x-tandem-warning"),
+        )
+    ]

@@ -6,29 +6,52 @@ import json
 import re
 from typing import Any, NoReturn
 
+import anyio
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope
 
 from api.convert.fields import path_of
-from cluster.core.errors import BodyTooLarge, InvalidRequest
+from cluster.core.errors import BodyTooLarge, BodyTooSlow, InvalidRequest
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 """An escape that may be half of a character beyond U+FFFF; raw UTF-8 can't have one."""
 
+SILENT_SECONDS = 30.0
+"""Longest wait for the next bytes of a body."""
 
-async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes | None:
+BODY_SECONDS = 600.0
+"""Longest wait for all of it."""
+
+
+async def read_body(
+    scope: Scope,
+    receive: Receive,
+    limit: int,
+    *,
+    silent_seconds: float = SILENT_SECONDS,
+    body_seconds: float = BODY_SECONDS,
+) -> bytes | None:
     """The whole body, or None when the client left before its end.
 
     Raises BodyTooLarge as soon as it is known to have more than `limit` bytes; no more than
-    that is ever held, whatever its headers say.
+    that is ever held, whatever its headers say. Raises BodyTooSlow when nothing comes for
+    `silent_seconds`, or the end does not within `body_seconds`.
     """
     declared = Headers(scope=scope).get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise BodyTooLarge(f"the body has {declared} bytes, and at most {limit} are accepted")
     parts: list[bytes] = []
     size = 0
+    end = anyio.current_time() + body_seconds
     while True:
-        message = await receive()
+        due = min(anyio.current_time() + silent_seconds, end)
+        with anyio.CancelScope(deadline=due) as wait:
+            message = await receive()
+        if wait.cancelled_caught:
+            raise BodyTooSlow(
+                f"after {size} bytes the rest of the body did not come within "
+                f"{min(silent_seconds, body_seconds):g} s"
+            )
         if message["type"] == "http.disconnect":
             return None
         part = message.get("body", b"")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import anyio
 
 from api.convert.recall import Recall
+from api.quota import Quota
 from api.serving import Coordinator
+from cluster.core.clock import SystemClock
 
 TOKENIZING_THREADS = 2
 """Prompts that are tokenized at the same time; more wait."""
@@ -19,4 +21,5 @@ class Service:
         self.sign_of_life = sign_of_life
         """Seconds of silence before a stream's sign of life."""
         self.recall = Recall()
+        self.quota = Quota(SystemClock())
         self.tokenizing = anyio.CapacityLimiter(TOKENIZING_THREADS)

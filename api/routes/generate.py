@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from contextlib import AsyncExitStack
-from typing import Any
+from functools import partial
 
 import anyio.lowlevel
 import structlog
@@ -17,8 +17,9 @@ from anyio import to_thread
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from api.answering import collect, relay
+from api.answering import Remember, collect, relay
 from api.body import parse_object, read_body
+from api.caller import Caller, caller_of
 from api.choices import Choices
 from api.convert.orders import Prepared, prepare
 from api.dialect import Dialect, Reply
@@ -58,20 +59,26 @@ class Generate:
 
     async def _answer(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises TandemError only as long as nothing has been sent."""
-        # In a thread, so that a long prompt doesn't stall other streams. Not abandoned when the
-        # client leaves: the limiter counts it until it is done.
-        prepared = await to_thread.run_sync(self._read, body, limiter=self._service.tokenizing)
-        await anyio.lowlevel.checkpoint_if_cancelled()
         async with AsyncExitStack() as stack:
+            caller = caller_of(scope)
+            stack.enter_context(self._service.quota.enter(caller))
+            # In a thread, so that a long prompt doesn't stall other streams. Not abandoned when
+            # the client leaves: the limiter counts it until it is done.
+            prepared = await to_thread.run_sync(
+                self._read, body, caller, limiter=self._service.tokenizing
+            )
+            await anyio.lowlevel.checkpoint_if_cancelled()
             reply = await self._submit(prepared, stack, request_id(scope))
+            remember = partial(self._service.recall.remember, caller.owner)
             if prepared.ask.stream:
-                await self._stream(reply, prepared, Connection(send))
+                await self._stream(reply, prepared, Connection(send), remember)
             else:
-                whole = await self._whole(reply, prepared)
+                choices = await collect(reply, prepared, remember)
+                whole = self._dialect.whole(reply, choices)
                 answer = JSONResponse(whole, headers=prepared.form.headers)
                 await answer(scope, receive, send)
 
-    def _read(self, body: bytes) -> Prepared:
+    def _read(self, body: bytes, caller: Caller) -> Prepared:
         """All that can be checked without the coordinator's state."""
         ask = self._dialect.read(parse_object(body))
         check_model(ask.model, self._coordinator.model)
@@ -80,8 +87,8 @@ class Generate:
                 ask,
                 self._coordinator.tokenizer,
                 self._service.recall,
-                owner="",
-                scope="",
+                owner=caller.owner,
+                scope=caller.cache_scope,
                 fresh_seed=secrets.randbits(63),
             )
         except RequestError as error:
@@ -109,11 +116,9 @@ class Generate:
             warning=prepared.form.warning,
         )
 
-    async def _whole(self, reply: Reply, prepared: Prepared) -> dict[str, Any]:
-        choices = await collect(reply, prepared, self._remember)
-        return self._dialect.whole(reply, choices)
-
-    async def _stream(self, reply: Reply, prepared: Prepared, sink: Sink) -> None:
+    async def _stream(
+        self, reply: Reply, prepared: Prepared, sink: Sink, remember: Remember
+    ) -> None:
         writer = self._dialect.writer(reply)
 
         def say() -> str | None:
@@ -122,11 +127,8 @@ class Generate:
 
         await sink.start(self._dialect.content_type, prepared.form.headers)
         async with signs_of_life(sink, self._service.sign_of_life, say):
-            last = await relay(reply, prepared, writer, sink, self._remember)
+            last = await relay(reply, prepared, writer, sink, remember)
         await sink.end(last)
-
-    def _remember(self, calls: Any, ids: Any) -> None:
-        self._service.recall.remember("", calls, ids)
 
     async def _refuse(
         self, error: TandemError, ours: str, scope: Scope, receive: Receive, send: Send

@@ -11,7 +11,8 @@
     │   ├── OffsetLost
     │   ├── AccessDenied
     │   ├── HostRefused
-    │   └── BodyTooLarge
+    │   ├── BodyTooLarge
+    │   └── BodyTooSlow
     ├── Busy                    the same request may succeed later
     │   ├── QueueFull
     │   ├── TooManyRequests
@@ -108,12 +109,16 @@ class AccessDenied(RequestError):
 
 
 class HostRefused(RequestError):
-    """Raised when a request names a host that this server does not go by: a web page may have
-    made a browser send it (DNS rebinding)."""
+    """Raised when a request names a host that this server does not go by, or comes from a web
+    page of another origin: a page may have made a browser send it (DNS rebinding)."""
 
 
 class BodyTooLarge(RequestError):
     """Raised when a request body is larger than the limit (bytes)."""
+
+
+class BodyTooSlow(RequestError):
+    """Raised when the rest of a request body does not come in time (seconds)."""
 
 
 class Busy(TandemError):
