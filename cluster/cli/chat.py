@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from cluster.cli.answer import End, Message, Sign, Words, answer
-from cluster.cli.server import DEFAULT_URL, Url, connect, get
+from cluster.cli.server import DEFAULT_URL, ApiKey, Authority, Url, connect, get
 from cluster.core.errors import SetupError
 
 GREETING = "Ctrl-C cancels an answer, Ctrl-D leaves."
@@ -23,6 +23,8 @@ UNPRINTABLE = {code: None for code in (*range(32), *range(127, 160)) if chr(code
 
 def chat(
     url: Url = DEFAULT_URL,
+    key: ApiKey = None,
+    ca: Authority = None,
     model: Annotated[
         str | None, typer.Option(help="Model to talk to; without it, the one that is served.")
     ] = None,
@@ -56,7 +58,7 @@ def chat(
     """
     if once is None and not sys.stdin.isatty():
         once = sys.stdin.read()
-    with connect(url) as client:
+    with connect(url, key, ca) as client:
         options: dict[str, Any] = {"model": model or served_model(client)}
         if max_tokens is not None:
             options["max_tokens"] = max_tokens

@@ -22,6 +22,7 @@ VERBS = {
     "worker": "Lend this machine to a server that runs on another one.",
     "status": "Show nodes, ranks, memory, live requests and speed of a running server.",
     "chat": "Talk to the served model in this terminal.",
+    "key": "Make, list and revoke the API keys that clients of a server need.",
 }
 """Each verb's summary, for `tandem --help`; the module and its function carry its name."""
 

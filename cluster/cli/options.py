@@ -18,3 +18,16 @@ TokenFile = Annotated[
         metavar="PATH",
     ),
 ]
+
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--key-file",
+        envvar="TANDEM_KEY_FILE",
+        help="File with the API keys that `tandem key` makes. Without it: "
+        "~/.config/tandem/keys.json.",
+        metavar="PATH",
+        rich_help_panel="Access",
+        show_default=False,
+    ),
+]

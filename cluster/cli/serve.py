@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli.options import KV_PRIVACY, TokenFile
+from cluster.cli.access import CacheScope, access_policy
+from cluster.cli.log import LogFormat, LogLevel, set_up_log
+from cluster.cli.options import KV_PRIVACY, KeyFile, TokenFile
 from cluster.core.config import Limits, Pacing
 from cluster.core.errors import BadConfiguration
 
@@ -128,6 +130,69 @@ def serve(
             max=3600,
         ),
     ] = 10.0,
+    key_file: KeyFile = None,
+    require_key: Annotated[
+        bool,
+        typer.Option(
+            "--require-key",
+            help="Ask for an API key on loopback too; beyond it one is always needed.",
+            rich_help_panel="Access",
+        ),
+    ] = False,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another name that clients call this server by. Can be repeated.",
+            metavar="NAME",
+            rich_help_panel="Access",
+        ),
+    ] = None,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Web pages that may use this server, such as http://localhost:3000. Can be "
+            "repeated.",
+            metavar="ORIGIN",
+            rich_help_panel="Access",
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            help="Certificate chain (PEM): serve https.", metavar="PATH", rich_help_panel="Access"
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="Its private key, unless that is in the same file.",
+            metavar="PATH",
+            rich_help_panel="Access",
+        ),
+    ] = None,
+    cache_scope: Annotated[
+        CacheScope,
+        typer.Option(
+            help="Whether keys share the prefixes of their prompts. Those who do can tell what "
+            "others have asked by how fast an answer comes.",
+            rich_help_panel="Access",
+        ),
+    ] = CacheScope.KEY,
+    log_level: Annotated[
+        LogLevel,
+        typer.Option(help="info has a line for every request.", rich_help_panel="Log"),
+    ] = LogLevel.WARNING,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="Form of a line.", rich_help_panel="Log")
+    ] = LogFormat.TEXT,
+    log_prompts: Annotated[
+        bool,
+        typer.Option(
+            "--log-prompts",
+            help="Log what is asked too, at info: the bodies of all requests.",
+            rich_help_panel="Log",
+        ),
+    ] = False,
 ) -> None:
     """Serve a model to OpenAI clients, on this machine or several.
 
@@ -139,6 +204,7 @@ def serve(
         tandem serve
         tandem serve --model mlx-community/Qwen3-4B-4bit
         tandem serve --local-ranks 2
+        tandem key add laptop && tandem serve --host 192.168.1.10
         tandem serve --nodes 1 --host 192.168.1.10
     """
     # Imported here so that `tandem serve --help` answers at once.
@@ -146,12 +212,15 @@ def serve(
 
     from rich.console import Console
 
+    from api.tls import load_tls
     from cluster.cli import serving
     from cluster.wire.security import read_token
 
     dialled, joining = parse_nodes(nodes)
     if local_ranks + len(dialled) + joining == 0:
         raise BadConfiguration("nobody would compute: give --local-ranks or --nodes")
+    if log_prompts and log_level in (LogLevel.WARNING, LogLevel.ERROR):
+        raise BadConfiguration("--log-prompts writes at info: give --log-level info too")
     keep_in, disk_bytes = disk_tier(kv_dir, kv_disk_gb)
     options = serving.Options(
         model=model,
@@ -170,8 +239,18 @@ def serve(
         kv_dir=keep_in,
         disk_bytes=disk_bytes,
         limits=Limits(sequences=sequences, queue=queue),
+        access=access_policy(
+            host,
+            key_file=key_file,
+            require_key=require_key,
+            allow_hosts=allow_host or [],
+            origins=cors or [],
+            cache_scope=cache_scope,
+        ),
+        tls=load_tls(tls_cert, tls_key),
+        log_prompts=log_prompts,
     )
-    serving.set_up_log()
+    set_up_log(log_level, log_format)
     asyncio.run(serving.serve(options, Console(stderr=True)))
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import socket
-import sys
+import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
@@ -14,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import structlog
 import uvicorn
 from rich.console import Console
 
+from api.access import OPEN_POLICY, AccessPolicy
 from api.app import create_app
 from api.server import server_config
 from cluster.cli.loading import LoadingBar
@@ -73,6 +72,10 @@ class Options:
     """As in Recipe."""
     disk_bytes: int = 0
     """As in Recipe."""
+    access: AccessPolicy = OPEN_POLICY
+    tls: ssl.SSLContext | None = None
+    """Of the HTTP server; None for no encryption."""
+    log_prompts: bool = False
 
     @property
     def world(self) -> int:
@@ -98,9 +101,8 @@ async def serve(options: Options, console: Console) -> None:
         )
         stopping = _stop_signals()
         async with asyncio.TaskGroup() as tasks:
-            http = HttpServer(
-                server_config(create_app(coordinator), stop_seconds=HTTP_STOP_SECONDS)
-            )
+            app = create_app(coordinator, access=options.access, log_prompts=options.log_prompts)
+            http = HttpServer(server_config(app, stop_seconds=HTTP_STOP_SECONDS, tls=options.tls))
             serving = tasks.create_task(http.serve(sockets=[sock]), name="http")
             # Beside the engines, which take as long to start.
             loading = tasks.create_task(
@@ -176,17 +178,19 @@ async def _say_ready(
 ) -> None:
     await runner.started.wait()
     bar.close()
-    url = f"http://{join_address(options.host, options.port)}"
+    scheme = "http" if options.tls is None else "https"
+    url = f"{scheme}://{join_address(options.host, options.port)}"
     if coordinator.model.demo:
         _say(
             console,
             "this is the demo model: it knows a little about Tandem and can repeat words. "
             "Serve a real one with: tandem serve --model FOLDER-OR-HUB-ID",
         )
-    if not is_loopback(options.host):
+    if not is_loopback(options.host) and options.tls is None:
         _say(
             console,
-            f"anyone who can reach {options.host} can use this server: there are no API keys yet",
+            "keys, questions and answers travel readable to all on the way: --tls-cert and "
+            "--tls-key encrypt them",
         )
     ranks = "1 rank" if options.world == 1 else f"{options.world} ranks"
     _say(console, f"serving {coordinator.model.id} on {ranks} at {url}/v1")
@@ -296,17 +300,3 @@ def _stop_signals() -> asyncio.Future[None]:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
     return stopping
-
-
-def set_up_log() -> None:
-    """Log lines go to stderr, from warnings upwards, without any prompt text."""
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from cluster.cli.picture import picture
-from cluster.cli.server import DEFAULT_URL, Url, connect, get
+from cluster.cli.server import DEFAULT_URL, ApiKey, Authority, Url, connect, get
 from cluster.core.errors import SetupError, VersionMismatch
 from cluster.core.view import ClusterView
 
@@ -23,6 +23,8 @@ CLUSTER = TypeAdapter(ClusterView)
 
 def status(
     url: Url = DEFAULT_URL,
+    key: ApiKey = None,
+    ca: Authority = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print everything as one JSON object.")
     ] = False,
@@ -44,7 +46,7 @@ def status(
         tandem status --json | jq .decode_tokens_per_second
     """
     console = Console(highlight=False)
-    with connect(url) as client:
+    with connect(url, key, ca) as client:
         if watch:
             _watch(client, console, interval)
             return
