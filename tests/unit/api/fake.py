@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -177,9 +178,15 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(coordinator: FakeCoordinator, sign_of_life: float = 4.0) -> AsyncIterator[int]:
-    """The API on a real uvicorn, on the port that is handed out."""
-    config = server_config(create_app(coordinator, sign_of_life=sign_of_life))
+async def serving(
+    coordinator: FakeCoordinator,
+    sign_of_life: float = 4.0,
+    *,
+    tls: ssl.SSLContext | None = None,
+    **options: Any,
+) -> AsyncIterator[int]:
+    """The API on a real uvicorn, on the port that is handed out; `options` are of create_app."""
+    config = server_config(create_app(coordinator, sign_of_life=sign_of_life, **options), tls=tls)
     server = _Server(config)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(server.serve)

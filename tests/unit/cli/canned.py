@@ -26,6 +26,8 @@ class CannedServer:
     answers: dict[str, tuple[int, Any] | Stream] = field(default_factory=dict)
     bodies: list[Any] = field(default_factory=list)
     """JSON bodies of the POSTs so far."""
+    headers: list[dict[str, str]] = field(default_factory=list)
+    """Of all requests so far, their names in lower case."""
     hung_up: threading.Event = field(default_factory=threading.Event)
     url: str = ""
 
@@ -42,6 +44,7 @@ class CannedServer:
                 self._answer()
 
             def _answer(self) -> None:
+                canned.headers.append({k.lower(): v for k, v in self.headers.items()})
                 match canned.answers.get(self.path, (404, {"detail": "no such path"})):
                     case Stream(pieces, hold):
                         self.send_response(200)
