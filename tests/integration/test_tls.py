@@ -55,7 +55,9 @@ async def port(coordinator: FakeCoordinator, pems: Pems) -> AsyncIterator[int]:
 
 
 def trusting(pems: Pems) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=pems[0])
+    context = ssl.create_default_context(cafile=pems[0])
+    context.verify_flags |= ssl.VERIFY_X509_STRICT  # as from Python 3.13 on
+    return context
 
 
 @asynccontextmanager
