@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import Protocol
 
+from cluster.text.notation import Notation
+
 BROKEN = "\ufffd"
 """What a decoder puts in place of bytes that are no character, or not yet."""
 
@@ -14,6 +16,11 @@ class Decoder(Protocol):
 
     @property
     def special_ids(self) -> Set[int]: ...
+
+    @property
+    def notation(self) -> Notation:
+        """Needed only where markers are shown."""
+        ...
 
     def decode(self, ids: list[int], /) -> str: ...
 
@@ -55,9 +62,12 @@ class Detokenizer:
         return ""
 
     def finish(self) -> str:
-        """Text that was still held back; U+FFFD in it stands for bytes that never came."""
-        text = self._decode(self._window)
-        return self._show(text, len(self._window))
+        """Text that was still held back; U+FFFD in it stands for bytes that never came. More may
+        be pushed after."""
+        text = self._show(self._decode(self._window), len(self._window))
+        if text.endswith(BROKEN):  # later bytes don't belong to these
+            self._window, self._shown, self._shown_text = [], 0, ""
+        return text
 
     def _show(self, text: str, count: int) -> str:
         """Hand out `text`, that of the first `count` tokens, and keep the newest as context."""

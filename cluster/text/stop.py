@@ -61,6 +61,8 @@ class StopStrings:
         return whole[:certain]
 
     def finish(self) -> str:
-        """What was held back, now that nothing more comes."""
+        """What was held back, now that nothing more comes, or nothing that belongs to it."""
+        for pattern in self._patterns:
+            pattern.matched = 0
         held, self._held = self._held, ""
         return held

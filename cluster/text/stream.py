@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from cluster.text.detokenizer import Decoder, Detokenizer
 from cluster.text.stop import StopStrings
 
@@ -9,14 +11,24 @@ from cluster.text.stop import StopStrings
 class TextStream:
     """Ids in, text out: never half a character, never a part of a stop string."""
 
-    def __init__(self, tokenizer: Decoder, stop: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, tokenizer: Decoder, stop: tuple[str, ...] = (), *, markers: bool = False
+    ) -> None:
+        """With `markers`, special tokens that mark reasoning or tool calls are shown; no stop
+        string matches in them or across."""
         self._detokenizer = Detokenizer(tokenizer)
+        self._markers: Mapping[int, str] = tokenizer.notation.marker_ids if markers else {}
         self._stop = StopStrings(stop) if stop else None
+
+    @property
+    def found(self) -> str | None:
+        """The stop string that has ended the text."""
+        return None if self._stop is None else self._stop.found
 
     @property
     def stopped(self) -> bool:
         """True once a stop string was found; `push` must not be called after."""
-        return self._stop is not None and self._stop.found is not None
+        return self.found is not None
 
     @property
     def found(self) -> str | None:
@@ -25,6 +37,9 @@ class TextStream:
 
     def push(self, token: int) -> str:
         """Text that is now certain; empty while it is held back."""
+        if token in self._markers:
+            text = self.finish()
+            return text if self.stopped else text + self._markers[token]
         text = self._detokenizer.push(token)
         return text if self._stop is None else self._stop.feed(text)
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
-
-from jinja2 import TemplateError
 
 from cluster.core.errors import InvalidRequest, ModelUnavailable
 from cluster.text.grammar import CallSyntax, refusals
-from cluster.text.notation import Notation
+from cluster.text.message import plain, short_ids
+from cluster.text.notation import notation_of
 from cluster.text.spelling import Spelling
+from cluster.text.spoken import TEMPLATE_FAULTS, Template, pieces
 
-_JSON_CALLS = "mlx_lm.tool_parsers.json_tools"
-_TEMPLATE_FAULTS = (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
-"""What a chat template raises over messages that it was not written for."""
+_TAIL = 512
+"""Ids at a prompt's end among which an open think block is looked for."""
+_NONE: Mapping[int, Sequence[int]] = MappingProxyType({})
 
 
 class Tokenizer:
@@ -43,7 +44,22 @@ class Tokenizer:
             str(token.content) for token in inner.added_tokens_decoder.values() if token.special
         )
         """Of the tokens that are no text, those without a role included."""
-        self.call_syntax = _call_syntax(wrapped)
+        shown = {
+            int(token): str(added.content)
+            for token, added in inner.added_tokens_decoder.items()
+            if added.special or token in self.special_ids
+        }
+        self._skipped = end_ids | shown.keys()
+        self.notation = notation_of(wrapped, shown, end_ids)
+        """How the model marks reasoning and tool calls."""
+        notation = self.notation
+        self.call_syntax = (
+            CallSyntax(notation.call_start, notation.call_end)
+            if notation.json_calls
+            else CallSyntax()
+        )
+        """How it is made to write one: in its own notation where that is JSON, else as bare
+        JSON."""
         self._file = file
 
     @classmethod
@@ -72,36 +88,68 @@ class Tokenizer:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         thinking: bool | None = None,
-        spoken: Mapping[int, Sequence[int]] | None = None,
+        spoken: Mapping[int, Sequence[int]] = _NONE,
     ) -> tuple[int, ...]:
         """Token ids of a conversation, up to where the assistant's next answer begins.
 
-        A message's content is a string or a list of {"type": "text", "text": ...}. Raises
-        InvalidRequest when the model has no chat template or its template refuses the messages.
+        A message's content is a string or a list of {"type": "text", "text": ...}; an assistant's
+        may have `tool_calls` (OpenAI's, their arguments a mapping or JSON) and
+        `reasoning_content`, a tool's `tool_call_id` and `name`. `thinking` None leaves it to the
+        model. `spoken` has for some assistants' messages, by place, the ids that the model
+        sampled as that message, without the end id: they are put where the message would be, so
+        that the conversation goes on as it was. Where the template doesn't let them, the message
+        itself is rendered. Raises InvalidRequest when the model has no chat template or its
+        template refuses the messages.
         """
         if not self._wrapped.has_chat_template:
             raise InvalidRequest(
                 "this model has no chat template: it completes text and can't chat",
                 param="messages",
             )
-        flat = [{**message, "content": _flat(message.get("content"))} for message in messages]
+        template = self._template(tools, thinking)
         try:
-            text = self._wrapped.apply_chat_template(
-                flat,
-                tools=list(tools) if tools else None,
-                tokenize=False,
-                add_generation_prompt=True,
-            )
-            return self.encode(text)
-        except _TEMPLATE_FAULTS as error:
+            known = [plain(message) for message in messages]
+            parts = pieces(template, known, spoken) if spoken else None
+            if parts is not None:
+                ids = [self.encode(part) if isinstance(part, str) else part for part in parts]
+                return tuple(token for part in ids for token in part)
+            return self.encode(_rendered(template, known))
+        except TEMPLATE_FAULTS as error:
             raise InvalidRequest(
                 f"this model's chat template refuses the messages: {error}", param="messages"
             ) from error
 
-    notation = Notation()
+    def _template(
+        self, tools: Sequence[Mapping[str, Any]] | None, thinking: bool | None
+    ) -> Template:
+        options = {} if thinking is None else {"enable_thinking": thinking}
+
+        def render(messages: Sequence[Mapping[str, Any]], answer: bool) -> str:
+            text: str = self._wrapped.apply_chat_template(
+                list(messages),
+                tools=list(tools) if tools else None,
+                tokenize=False,
+                add_generation_prompt=answer,
+                **options,
+            )
+            return text
+
+        return render
 
     def thinks(self, prompt: Sequence[int]) -> bool:
-        """Stub."""
+        """Whether a prompt ends within an open think block. Only the end is looked at, and no
+        further than to where the last message ends: what that says of think blocks is no
+        block."""
+        start, end = self._wrapped.think_start_tokens, self._wrapped.think_end_tokens
+        if not start or not end:
+            return False
+        tail = tuple(prompt[-_TAIL:])
+        others = self._skipped - self.notation.marker_ids.keys()
+        for place in range(len(tail) - 1, -1, -1):
+            if tail[place : place + len(end)] == end or tail[place] in others:
+                return False
+            if tail[place : place + len(start)] == start:
+                return True
         return False
 
     def encode(self, text: str) -> tuple[int, ...]:
@@ -158,12 +206,15 @@ def _backend(inner: Any) -> Any:
     return backend
 
 
-def _call_syntax(wrapped: Any) -> CallSyntax:
-    """The model's own notation where it is JSON between markers, else bare JSON."""
-    parser = getattr(wrapped, "tool_parser", None)
-    if getattr(parser, "__module__", "") != _JSON_CALLS:
-        return CallSyntax()
-    return CallSyntax(wrapped.tool_call_start, wrapped.tool_call_end)
+def _rendered(template: Template, messages: Sequence[Mapping[str, Any]]) -> str:
+    """Raises what the template raises."""
+    try:
+        return template(messages, True)
+    except TEMPLATE_FAULTS:
+        shorter = short_ids(messages)
+        if shorter == messages:
+            raise
+        return template(shorter, True)
 
 
 def _configured_end_ids(folder: Path) -> frozenset[int]:
@@ -178,12 +229,3 @@ def _configured_end_ids(folder: Path) -> frozenset[int]:
             ids = part.get("eos_token_id")
             found.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
     return frozenset(found)
-
-
-def _flat(content: Any) -> str:
-    """A message's text; most templates know no other content than a string."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    return "".join(part["text"] for part in content)

@@ -16,6 +16,7 @@ from cluster.core.ids import Slot
 from cluster.core.plan import Likelihood, Step, StepResult
 from cluster.core.shelf import ShelfNews, ShelfOrder, Shelved
 from cluster.core.view import ServedModel
+from cluster.text.notation import Notation
 
 END = 1
 """The id that ends an answer."""
@@ -38,6 +39,7 @@ class FakeTokenizer:
 
     end_ids = frozenset({END})
     special_ids = frozenset({END})
+    notation = Notation("<think>", "</think>", "<tool_call>", "</tool_call>")
     vocab_size = 0x110000
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -49,8 +51,13 @@ class FakeTokenizer:
     def encode(self, text: str) -> tuple[int, ...]:
         return tuple(map(ord, text))
 
-    def render(self, messages: Sequence[Any], *, tools: Any = None) -> tuple[int, ...]:
+    def render(
+        self, messages: Sequence[Any], *, tools: Any = None, thinking: Any = None, spoken: Any = ()
+    ) -> tuple[int, ...]:
         return self.encode("".join(str(m["content"]) for m in messages))
+
+    def thinks(self, prompt: Sequence[int]) -> bool:
+        return self.decode(prompt[-16:]).endswith("<think>")
 
 
 class FakeRanks:

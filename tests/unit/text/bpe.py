@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -26,14 +27,20 @@ TEMPLATE = (
 )
 
 
-def make_folder(folder: Path, *, template: str | None = TEMPLATE, vocab: int = 400) -> Path:
+def make_folder(
+    folder: Path,
+    *,
+    template: str | None = TEMPLATE,
+    vocab: int = 400,
+    special: Sequence[str] = (),
+) -> Path:
     """Write the tokenizer's files; config.json and generation_config.json name end ids too."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab,
-        special_tokens=SPECIAL,
+        special_tokens=[*SPECIAL, *special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
