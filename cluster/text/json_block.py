@@ -25,7 +25,9 @@ class JsonBlock(BlockBase):
         """All there are: any of them ends a call that can't be read as it comes."""
         self._call = JsonCall(index)
         self._empty = True
+        """No more than white space was read."""
         self._broken = False
+        """The call can't be read as it comes."""
         self._closed = False
         """A call is whole; the end marker, or one more call, comes."""
         self._trial: JsonCall | None = None
@@ -72,6 +74,7 @@ class JsonBlock(BlockBase):
 
     @property
     def _state(self) -> tuple[bool, ...]:
+        """What decides how text is read; it may change without any being read."""
         return self._empty, self._trial is None, self._broken, self._closed
 
     def _advance(self, text: str, *, final: bool) -> int:
@@ -115,15 +118,11 @@ class JsonBlock(BlockBase):
             self._keep(text)
             if self._length > LONGEST:
                 self._refuse()
-        elif self._call.parts and not self._counted:
+        elif self._raw:  # its name has just become known
             self.count += 1
             self._raw.clear()
         self.parts += self._call.parts
         self._call.parts = []
-
-    @property
-    def _counted(self) -> bool:
-        return not self._raw
 
     def _fail(self) -> None:
         """The call can't be read on: what was told of it is ended, the rest is text."""
