@@ -135,7 +135,7 @@ class Coordinator:
         except TandemError:
             self.channels.remove(request.id)
             raise
-        text = TextStream(self.tokenizer, order.stop)
+        text = TextStream(self.tokenizer, order.stop, markers=order.markers)
         entry = Entry(request, sequence, channel, text)
         if order.record_steps:
             entry.steps = deque(maxlen=STEPS_KEPT)

@@ -21,11 +21,6 @@ class TextStream:
         self._stop = StopStrings(stop) if stop else None
 
     @property
-    def found(self) -> str | None:
-        """The stop string that has ended the text."""
-        return None if self._stop is None else self._stop.found
-
-    @property
     def stopped(self) -> bool:
         """True once a stop string was found; `push` must not be called after."""
         return self.found is not None

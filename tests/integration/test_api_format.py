@@ -236,7 +236,8 @@ async def test_a_streamed_call(client: openai.AsyncOpenAI, coordinator: FakeCoor
 @pytest.mark.parametrize(
     ("script", "name", "arguments"),
     [
-        (['{"name": "add", "arguments": {"a": ', Finish.LENGTH], "add", '{"a": '),
+        # A key is told with the beginning of its value.
+        (['{"name": "add", "arguments": {"a": "b', Finish.LENGTH], "add", '{"a": "b'),
         (['{"name": "add", "arguments": {}', Finish.LENGTH], "add", "{}"),
         (['{"name": "a', Finish.LENGTH], None, None),
     ],
