@@ -11,9 +11,11 @@ from starlette.routing import Route
 from api.access import OPEN_POLICY, Access, AccessPolicy
 from api.access_log import AccessLog
 from api.bound import MOST_REQUESTS, RequestBound
+from api.convert.anthropic import AnthropicMessages
 from api.convert.openai_chat import OpenAIChat
 from api.errors import on_bug, on_http_error, on_tandem_error
 from api.request_id import RequestIds
+from api.routes.anthropic import CountTokens
 from api.routes.generate import Generate
 from api.routes.health import cluster, health
 from api.routes.metrics import metrics
@@ -37,6 +39,8 @@ def create_app(
     """The API over a coordinator, which outlives it. `api.server` runs it."""
     service = Service(coordinator, sign_of_life)
     chat = Generate(service, OpenAIChat())
+    messages = Generate(service, AnthropicMessages())
+    count_tokens = CountTokens(service, AnthropicMessages())
     routes = [
         Route("/health", health(coordinator), methods=["GET"]),
         Route("/cluster", cluster(coordinator), methods=["GET"]),
@@ -45,6 +49,8 @@ def create_app(
     for prefix in ("/v1", ""):
         routes += [
             Route(f"{prefix}/chat/completions", chat, methods=["POST"]),
+            Route(f"{prefix}/messages", messages, methods=["POST"]),
+            Route(f"{prefix}/messages/count_tokens", count_tokens, methods=["POST"]),
             Route(f"{prefix}/models", list_models(coordinator), methods=["GET"]),
             Route(f"{prefix}/models/{{id:path}}", one_model(coordinator), methods=["GET"]),
         ]

@@ -29,6 +29,8 @@ class Chat:
     thinking: bool | None = None
     """Whether the model is to reason first, where its template can be told; None for its own
     habit."""
+    prefill: str = ""
+    """What the answer begins with: already said, and no part of what is generated."""
 
 
 @dataclass(frozen=True, slots=True)

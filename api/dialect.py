@@ -82,7 +82,7 @@ class Dialect(Protocol):
 
     @property
     def prefix(self) -> str:
-        """Of the request's id: "chatcmpl" gives chatcmpl-1f00..."""
+        """Of the request's id: "chatcmpl" gives chatcmpl-1f00..., and "msg_" msg_1f00..."""
         ...
 
     @property

@@ -129,6 +129,12 @@ def shape_at(path: str) -> Shape:
     return ollama_shape if path.startswith("/api/") else openai_shape
 
 
+def _shape_for(request: Request) -> Shape:
+    """Anthropic's clients say who they are, at whatever path."""
+    anthropic = "anthropic-version" in request.headers
+    return anthropic_shape if anthropic else shape_at(request.url.path)
+
+
 def error_body(
     error: errors.TandemError, shape: Shape = openai_shape, request_id: str = ""
 ) -> dict[str, Any]:
@@ -153,7 +159,7 @@ def error_answer(
 async def on_tandem_error(request: Request, error: Exception) -> Response:
     """Starlette's handler for errors raised on purpose."""
     assert isinstance(error, errors.TandemError)
-    return error_answer(error, shape_at(request.url.path), request_id(request.scope))
+    return error_answer(error, _shape_for(request), request_id(request.scope))
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
@@ -167,7 +173,7 @@ async def on_http_error(request: Request, error: Exception) -> Response:
         allowed = (error.headers or {}).get("Allow", "")
         message, code = f"{method} is not possible at {path}; {allowed} is", "method_not_allowed"
     fault = Fault(error.status_code, _INVALID, code)
-    body = shape_at(path)(fault, message, param=None, request_id=request_id(request.scope))
+    body = _shape_for(request)(fault, message, param=None, request_id=request_id(request.scope))
     return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
 
@@ -176,5 +182,5 @@ async def on_bug(request: Request, error: Exception) -> Response:
     ours = request_id(request.scope)
     message = f"a bug in Tandem; its log says more about request {ours}"
     fault = FAULTS[errors.TandemError]
-    body = shape_at(request.url.path)(fault, message, param=None, request_id=ours)
-    return JSONResponse(body, status_code=500, headers={"x-request-id": ours})
+    body = _shape_for(request)(fault, message, param=None, request_id=ours)
+    return JSONResponse(body, status_code=500, headers={"x-request-id": ours, "request-id": ours})

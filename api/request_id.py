@@ -17,7 +17,8 @@ def request_id(scope: Scope) -> str:
 
 
 class RequestIds:
-    """ASGI middleware: gives each request an unguessable id, and its answer `x-request-id`."""
+    """ASGI middleware: gives each request an unguessable id, and its answer `x-request-id`, which
+    Anthropic's clients know as `request-id`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -30,7 +31,8 @@ class RequestIds:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["x-request-id"] = ours
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = headers["request-id"] = ours
             await send(message)
 
         await self._app(scope, receive, send_with_id)

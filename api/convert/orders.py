@@ -9,7 +9,7 @@ from api.ask import Ask, Chat
 from api.convert.calls import forced_call
 from api.convert.form import AnswerFormat, to_format
 from api.convert.recall import Recall
-from cluster.core.errors import InvalidRequest
+from cluster.core.errors import InvalidRequest, Unsupported
 from cluster.core.request import Order
 from cluster.core.sampling import Sampling
 from cluster.text.answer import AnswerParser
@@ -46,9 +46,7 @@ def prepare(
             param="min_tokens",
         )
     chat = ask.prompt if isinstance(ask.prompt, Chat) else None
-    form = chat and forced_call(chat, tokenizer)
-    form = form or to_format(ask.wish, tokenizer)
-    prompt = _prompt(ask, form, tokenizer, recall, owner)
+    form, prompt = render(ask, tokenizer, recall, owner=owner)
     order = Order(
         prompt=prompt,
         sampling=replace(
@@ -70,6 +68,16 @@ def prepare(
     return Prepared(ask, _with_seeds(order, seed, ask.n), form, parser)
 
 
+def render(
+    ask: Ask, tokenizer: Tokenizer, recall: Recall, *, owner: str
+) -> tuple[AnswerFormat, tuple[int, ...]]:
+    """The answer's form and the prompt's ids, which depend on it; raises what `prepare` does."""
+    chat = ask.prompt if isinstance(ask.prompt, Chat) else None
+    form = chat and forced_call(chat, tokenizer)
+    form = form or to_format(ask.wish, tokenizer)
+    return form, _prompt(ask, form, tokenizer, recall, owner)
+
+
 def _prompt(
     ask: Ask, form: AnswerFormat, tokenizer: Tokenizer, recall: Recall, owner: str
 ) -> tuple[int, ...]:
@@ -77,12 +85,13 @@ def _prompt(
         case Chat() as chat:
             # A grammar leaves no room for reasoning.
             thinking = False if form.constrained and chat.thinking is None else chat.thinking
-            return tokenizer.render(
+            prompt = tokenizer.render(
                 chat.messages,
                 tools=chat.tools if chat.choice != "none" else None,
                 thinking=thinking,
                 spoken=recall.spoken(owner, chat.messages),
             )
+            return prompt + _begun(chat.prefill, prompt, tokenizer)
         case str() as text:
             return tokenizer.encode(text)
         case ids:
@@ -94,6 +103,19 @@ def _prompt(
                     param=ask.prompt_param,
                 )
             return ids
+
+
+def _begun(prefill: str, prompt: tuple[int, ...], tokenizer: Tokenizer) -> tuple[int, ...]:
+    """What of the answer is said already: by itself, as the model would have sampled it."""
+    if not prefill:
+        return ()
+    if tokenizer.thinks(prompt):
+        raise Unsupported(
+            "messages: this model's answers begin with reasoning, and can't be begun for it: let "
+            "the last turn be the user's",
+            param="messages",
+        )
+    return tokenizer.encode(prefill)
 
 
 def _parser(

@@ -1,8 +1,10 @@
-"""GET /v1/models and /v1/models/{id}."""
+"""GET /v1/models and /v1/models/{id}, in OpenAI's shape; in Anthropic's for a client that sends
+its header."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import Request
@@ -27,7 +29,11 @@ def list_models(coordinator: Coordinator) -> Endpoint:
     """All models: the one."""
 
     async def endpoint(request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [model_object(coordinator.model)]})
+        model = coordinator.model
+        if not _from_anthropic(request):
+            return JSONResponse({"object": "list", "data": [model_object(model)]})
+        ends = {"first_id": model.id, "last_id": model.id}
+        return JSONResponse({"data": [anthropic_model(model)], "has_more": False, **ends})
 
     return endpoint
 
@@ -37,9 +43,26 @@ def one_model(coordinator: Coordinator) -> Endpoint:
 
     async def endpoint(request: Request) -> Response:
         check_model(request.path_params["id"], coordinator.model)
-        return JSONResponse(model_object(coordinator.model))
+        shape = anthropic_model if _from_anthropic(request) else model_object
+        return JSONResponse(shape(coordinator.model))
 
     return endpoint
+
+
+def _from_anthropic(request: Request) -> bool:
+    return "anthropic-version" in request.headers
+
+
+def anthropic_model(model: ServedModel) -> dict[str, Any]:
+    """Anthropic's model object."""
+    return {
+        "type": "model",
+        "id": model.id,
+        "display_name": model.id,
+        "created_at": datetime.fromtimestamp(model.created, UTC).isoformat(),
+        "lifecycle": "active",
+        "max_input_tokens": model.context,
+    }
 
 
 def model_object(model: ServedModel) -> dict[str, Any]:

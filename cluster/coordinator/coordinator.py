@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections import deque
 
 import structlog
@@ -29,7 +28,7 @@ from cluster.core.errors import (
     ShuttingDown,
     TandemError,
 )
-from cluster.core.ids import Epoch, RequestId
+from cluster.core.ids import Epoch, RequestId, new_request_id
 from cluster.core.request import Finish, Order, Piece, Request
 from cluster.core.view import ClusterView, Health, ServedModel
 from cluster.scheduler.events import Drained, Event, Released, Sampled
@@ -116,7 +115,7 @@ class Coordinator:
         # What a grammar allows once it is complete is an end id, and nothing after it.
         endless = order.ignore_eos and not order.grammar
         request = Request(
-            id=RequestId(f"{prefix}-{secrets.token_hex(16)}"),
+            id=new_request_id(prefix),
             prompt=order.prompt,
             max_tokens=max_tokens,
             sampling=order.sampling,

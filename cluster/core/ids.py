@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import NewType
 
 RequestId = NewType("RequestId", str)
 """One request as the client knows it, `chatcmpl-...`: unguessable, in logs and errors."""
+
+
+def new_request_id(prefix: str) -> RequestId:
+    """`chatcmpl-1f00...` for "chatcmpl"; `msg_1f00...` for "msg_", which brings its separator."""
+    separator = "" if prefix.endswith("_") else "-"
+    return RequestId(f"{prefix}{separator}{secrets.token_hex(16)}")
+
 
 Slot = NewType("Slot", int)
 """One sequence's KV cache, under the same number on every rank; reused after release."""

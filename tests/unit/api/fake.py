@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
@@ -16,7 +15,7 @@ from api.app import create_app
 from api.server import server_config
 from cluster.core.config import Limits
 from cluster.core.errors import PromptTooLong, TandemError
-from cluster.core.ids import RequestId
+from cluster.core.ids import new_request_id
 from cluster.core.request import (
     Finish,
     Order,
@@ -61,7 +60,7 @@ whose text is held back."""
 
 class FakeGeneration:
     def __init__(self, order: Order, script: Script, prefix: str, cached: int) -> None:
-        self.id = RequestId(f"{prefix}-{secrets.token_hex(16)}")
+        self.id = new_request_id(prefix)
         self.order = order
         self.finish: Finish | None = None
         self.progress = Progress(Phase.QUEUED, len(order.prompt), 0, 0)
