@@ -13,7 +13,7 @@ from cluster.core.sampling import Sampling
 
 def ask_of(asked: CountRequest) -> Ask:
     """The request; raises RequestError that names the offending field."""
-    for name in ("mcp_servers", "container"):
+    for name in ("mcp_servers", "container", "thread", "compaction"):
         if getattr(asked, name) not in (None, [], {}, ""):
             raise Unsupported(f"{name} is not supported by this version of Tandem", param=name)
     wish = _wish(asked)

@@ -11,7 +11,7 @@ from api.convert.openai_chat import as_line
 from api.dialect import Choice, Reply, event
 from api.errors import anthropic_shape, fault_of, retry_seconds
 from cluster.core.answer import CallArguments, CallBegun, Part, Text, Thought
-from cluster.core.errors import PromptTooLong, TandemError
+from cluster.core.errors import PromptTooLong, TandemError, Unsupported
 from cluster.core.request import Finish, Progress, TokenLogprob, Usage
 
 SIGNATURE = "unsigned"
@@ -61,7 +61,11 @@ def error_object(error: TandemError, request_id: str) -> dict[str, Any]:
         # Claude Code looks for these words, and then shortens the conversation.
         most = error.context - 1
         message = f"prompt is too long: {error.prompt_tokens} tokens > {most} maximum; {message}"
-    return anthropic_shape(fault_of(error), message, param=None, request_id=request_id)
+    body = anthropic_shape(fault_of(error), message, param=None, request_id=request_id)
+    if isinstance(error, Unsupported) and error.param == "thread":
+        # By this, Anthropic's clients know to send the whole conversation instead.
+        body["error"]["details"] = {"error_code": "thread_unsupported_request"}
+    return body
 
 
 class MessageWriter:

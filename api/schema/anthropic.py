@@ -128,6 +128,9 @@ class CountRequest(_Shape):
     # Understood, and refused by name where they ask for something.
     mcp_servers: Any = None
     container: Any = None
+    thread: Any = None
+    """A conversation held by the server; Anthropic's tool runner goes on without when refused."""
+    compaction: Any = None
 
 
 class MessagesRequest(CountRequest):

@@ -244,6 +244,38 @@ async def test_an_answer_is_sent_back_with_its_results(
     assert prompt.endswith("assistant\nI look\ntool\n\nassistant\n")
 
 
+async def test_beta_and_raw_answers(client: anthropic.AsyncAnthropic) -> None:
+    message = await client.beta.messages.create(**ASKED, betas=["context-management-2025-06-27"])
+    assert message.stop_reason == "end_turn"
+    async with client.beta.messages.stream(**ASKED) as stream:
+        assert await stream.get_final_text() == "Hello, world"
+    count = await client.beta.messages.count_tokens(model=MODEL, messages=ASKED["messages"])
+    assert count.input_tokens == message.usage.input_tokens
+    raw = await client.messages.with_raw_response.create(**ASKED)
+    assert raw.headers["request-id"] == raw.headers["x-request-id"]
+    async with client.messages.with_streaming_response.create(**ASKED, stream=True) as answer:
+        lines = [line async for line in answer.iter_lines()]
+    assert lines[0] == "event: message_start"
+
+
+@pytest.mark.usefixtures("marked")
+async def test_the_tool_runner_goes_round_once(
+    client: anthropic.AsyncAnthropic, coordinator: FakeCoordinator
+) -> None:
+    @anthropic.beta_async_tool
+    async def f(a: int) -> str:
+        """Adds one."""
+        return str(a + 1)
+
+    # It first asks for a conversation held by the server, and is refused in a way that it knows.
+    coordinator.scripts = [coordinator.script, ["It is two"]]
+    runner = client.beta.messages.tool_runner(**ASKED, tools=[f])
+    message = await runner.until_done()
+    assert message.content[0].type == "text" and message.content[0].text == "It is two"
+    prompt = coordinator.tokenizer.decode(coordinator.order.prompt)
+    assert prompt.endswith("I look\ntool\n2\nassistant\n")
+
+
 async def test_structured_output(
     client: anthropic.AsyncAnthropic, coordinator: FakeCoordinator
 ) -> None:
@@ -543,6 +575,9 @@ BAD: list[tuple[Any, str]] = [
     (asked(output_config={"format": FORMAT}, output_format=FORMAT), "output_format"),
     (asked(mcp_servers=[{"type": "url"}]), "mcp_servers"),
     (asked(container={"skills": []}), "container"),
+    (asked(thread={"type": "create"}), "thread"),
+    (asked(thread={"type": "continue", "previous_message_id": "msg_1"}), "thread"),
+    (asked(compaction={"type": "compact"}), "compaction"),
 ]
 OTHERS: list[tuple[Any, int, str, str]] = [
     (asked(model="claude-sonnet"), 404, MISSING, "'claude-sonnet' is not served here"),

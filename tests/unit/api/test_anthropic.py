@@ -266,6 +266,8 @@ def test_an_assistants_turn_that_comes_last_is_continued() -> None:
 REFUSED: list[tuple[dict[str, Any], type[RequestError], str]] = [
     (body(mcp_servers=[{"url": "x"}]), Unsupported, "mcp_servers"),
     (body(container="c"), Unsupported, "container"),
+    (body(thread={"type": "create"}), Unsupported, "thread"),
+    (body(compaction={"type": "compact"}), Unsupported, "compaction"),
     (body(system=[{"type": "image"}]), Unsupported, "system[0]"),
     (body(output_config={"format": FORMAT}, output_format=FORMAT), InvalidRequest, "output_format"),
     (body(thinking={"type": "enabled"}), InvalidRequest, "thinking.budget_tokens"),
