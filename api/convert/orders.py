@@ -123,11 +123,12 @@ def _parser(
 ) -> Callable[[], AnswerParser] | None:
     if chat is None or (form.constrained and not form.call):
         return None
-    thinking = not form.constrained and tokenizer.thinks(prompt)
+    notation = tokenizer.notation
     tools = chat.tools if chat.choice != "none" else ()
-    return lambda: AnswerParser(
-        tokenizer.notation, tools=tools, thinking=thinking, forced=form.call
-    )
+    if not (tools or notation.think_start or notation.layout):
+        return None
+    thinking = not form.constrained and tokenizer.thinks(prompt)
+    return lambda: AnswerParser(notation, tools=tools, thinking=thinking, forced=form.call)
 
 
 def _with_seeds(order: Order, seed: int, count: int) -> tuple[Order, ...]:
