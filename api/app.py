@@ -12,14 +12,18 @@ from api.access import OPEN_POLICY, Access, AccessPolicy
 from api.access_log import AccessLog
 from api.bound import MOST_REQUESTS, RequestBound
 from api.convert.anthropic import AnthropicMessages
+from api.convert.bench import BenchChat
 from api.convert.openai_chat import OpenAIChat
 from api.errors import on_bug, on_http_error, on_tandem_error
 from api.request_id import RequestIds
 from api.routes.anthropic import CountTokens
+from api.routes.cancel import cancel
 from api.routes.generate import Generate
 from api.routes.health import cluster, health
 from api.routes.metrics import metrics
 from api.routes.models import list_models, one_model
+from api.routes.ollama import ollama_routes
+from api.routes.tokens import detokenize, tokenize
 from api.service import Service
 from api.serving import Coordinator
 from cluster.core.errors import TandemError
@@ -41,16 +45,22 @@ def create_app(
     chat = Generate(service, OpenAIChat())
     messages = Generate(service, AnthropicMessages())
     count_tokens = CountTokens(service, AnthropicMessages())
+    bench = Generate(service, BenchChat(coordinator.view))
     routes = [
         Route("/health", health(coordinator), methods=["GET"]),
         Route("/cluster", cluster(coordinator), methods=["GET"]),
         Route("/metrics", metrics(coordinator), methods=["GET"]),
+        Route("/bench/chat/completions", bench, methods=["POST"]),
+        Route("/tokenize", tokenize(service), methods=["POST"]),
+        Route("/detokenize", detokenize(service), methods=["POST"]),
+        *ollama_routes(service),
     ]
     for prefix in ("/v1", ""):
         routes += [
             Route(f"{prefix}/chat/completions", chat, methods=["POST"]),
             Route(f"{prefix}/messages", messages, methods=["POST"]),
             Route(f"{prefix}/messages/count_tokens", count_tokens, methods=["POST"]),
+            Route(f"{prefix}/cancel/{{id}}", cancel(service), methods=["POST"]),
             Route(f"{prefix}/models", list_models(coordinator), methods=["GET"]),
             Route(f"{prefix}/models/{{id:path}}", one_model(coordinator), methods=["GET"]),
         ]

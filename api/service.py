@@ -5,6 +5,7 @@ from __future__ import annotations
 import anyio
 
 from api.convert.recall import Recall
+from api.live import Live
 from api.quota import Quota
 from api.serving import Coordinator
 from cluster.core.clock import SystemClock
@@ -22,4 +23,5 @@ class Service:
         """Seconds of silence before a stream's sign of life."""
         self.recall = Recall()
         self.quota = Quota(SystemClock())
+        self.live = Live()
         self.tokenizing = anyio.CapacityLimiter(TOKENIZING_THREADS)

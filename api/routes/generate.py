@@ -104,6 +104,7 @@ class Generate:
             except RequestError as error:
                 raise _named(error, prepared.ask.prompt_param) from error
             stack.callback(_log_end, generation, ours, begun)
+            stack.enter_context(self._service.live.entered(generation.id, owner=""))
             generations.append(await stack.enter_async_context(generation))
         choices = Choices(generations)
         return Reply(

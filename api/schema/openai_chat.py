@@ -27,7 +27,13 @@ def _as_parts(value: Any) -> Any:
 
 
 class _Shape(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        strict=True,
+        extra="ignore",
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
 
 
 class Part(_Shape):
@@ -57,7 +63,10 @@ class ChatMessage(_Shape):
     """One turn of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[list[Part] | None, BeforeValidator(_as_parts)] = None
+    content: Annotated[
+        list[Part] | None,
+        BeforeValidator(_as_parts, json_schema_input_type=str | list[Part] | None),
+    ] = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
@@ -102,7 +111,12 @@ class ChatRequest(_Shape):
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     seed: int | None = None
     stop: (
-        Annotated[list[StopString], BeforeValidator(_as_list), Field(max_length=MAX_STOPS)] | None
+        Annotated[
+            list[StopString],
+            BeforeValidator(_as_list, json_schema_input_type=StopString | list[StopString]),
+            Field(max_length=MAX_STOPS),
+        ]
+        | None
     ) = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     logprobs: bool | None = None

@@ -142,6 +142,14 @@ class Coordinator:
         self._planned.set()
         return entry
 
+    def cancel(self, request_id: RequestId) -> bool:
+        """End a request as its client's wish; False when none by this id runs."""
+        entry = self.journal.get(request_id)
+        if entry is None or entry.channel.finish is not None:
+            return False
+        self._cancel(request_id)
+        return True
+
     def health(self) -> Health:
         """Healthy while steps advance or none are wanted."""
         if self._closing or self.scheduler is None:

@@ -15,7 +15,7 @@ from api.app import create_app
 from api.server import server_config
 from cluster.core.config import Limits
 from cluster.core.errors import PromptTooLong, TandemError
-from cluster.core.ids import new_request_id
+from cluster.core.ids import RequestId, new_request_id
 from cluster.core.request import (
     Finish,
     Order,
@@ -69,6 +69,7 @@ class FakeGeneration:
         self.ids: tuple[int, ...] = ()
         self.steps: tuple[StepTiming, ...] = ()
         self.closed = 0
+        self.at: Gate | None = None
         self._script = script
         self._cached = cached
 
@@ -99,7 +100,10 @@ class FakeGeneration:
                     self.progress = replace(self.progress, phase=Phase.DECODE, generated=done)
                     yield piece
                 case Gate():
+                    self.at = item
                     await item.wait()
+                    if self.finish is not None:  # cancelled meanwhile
+                        return
                 case Now():
                     self.progress = replace(
                         self.progress, phase=item.phase, prefilled=item.prefilled
@@ -147,6 +151,15 @@ class FakeCoordinator:
         generation = FakeGeneration(order, script, prefix, self.cached)
         self.generations.append(generation)
         return generation
+
+    def cancel(self, request_id: RequestId) -> bool:
+        live = (one for one in self.generations if one.id == request_id and one.finish is None)
+        found = next(live, None)
+        if found is not None:
+            found.cancel()
+            if found.at is not None:
+                found.at.open()
+        return found is not None
 
     def health(self) -> Health:
         return self.healthy

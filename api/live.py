@@ -1,0 +1,34 @@
+"""Whose the requests under way are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cluster.core.ids import RequestId
+
+
+class Live:
+    """The owner of each request under way: only they may cancel it. Bounded by what the
+    coordinator takes."""
+
+    def __init__(self) -> None:
+        self._owners: dict[RequestId, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._owners)
+
+    @contextmanager
+    def entered(self, request: RequestId, owner: str) -> Iterator[None]:
+        """While in the block, the request is `owner`'s."""
+        self._owners[request] = owner
+        try:
+            yield
+        finally:
+            del self._owners[request]
+
+    def find(self, shown: str, owner: str) -> RequestId | None:
+        """The request of `owner` that a client knows as `shown`; None when there is none.
+        Dialects differ in what they put between prefix and digits."""
+        request = RequestId(shown.replace("_", "-"))
+        return request if self._owners.get(request) == owner else None

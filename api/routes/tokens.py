@@ -1,0 +1,43 @@
+"""POST /tokenize and /detokenize."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from api.convert.orders import prepare
+from api.convert.tokens import text_object, to_detokenize, to_tokenize, tokens_object
+from api.routes.models import Endpoint, check_model
+from api.routes.posted import posted
+from api.service import Service
+
+LARGEST = 8 << 20
+"""Bytes of a body: what comes of one is several times as large."""
+
+
+def tokenize(service: Service) -> Endpoint:
+    """The ids of a text, or of a conversation up to where its answer begins: the prompt that
+    /v1/chat/completions would have."""
+    coordinator = service.coordinator
+
+    def answer(body: dict[str, Any]) -> dict[str, Any]:
+        ask, pieces = to_tokenize(body)
+        check_model(ask.model, coordinator.model)
+        tokenizer = coordinator.tokenizer
+        prepared = prepare(ask, tokenizer, service.recall, owner="", scope="", fresh_seed=0)
+        prompt = prepared.orders[0].prompt
+        return tokens_object(prompt, tokenizer, coordinator.model.context, pieces=pieces)
+
+    return posted(answer, service.tokenizing, min(LARGEST, coordinator.limits.body_bytes))
+
+
+def detokenize(service: Service) -> Endpoint:
+    """The text of some ids, without special tokens."""
+    coordinator = service.coordinator
+
+    def answer(body: dict[str, Any]) -> dict[str, Any]:
+        tokenizer = coordinator.tokenizer
+        ids, model = to_detokenize(body, tokenizer.vocab_size)
+        check_model(model, coordinator.model)
+        return text_object(tokenizer.decode(ids))
+
+    return posted(answer, service.tokenizing, min(LARGEST, coordinator.limits.body_bytes))

@@ -1,0 +1,147 @@
+"""What clients send to /api/chat, /api/generate and /api/show
+(https://github.com/ollama/ollama/blob/main/docs/api.md).
+
+Types and ranges are strict, but for whole numbers that come as 40.0; fields and options that are
+not named here are ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from api.schema.openai_chat import MAX_STOP_LENGTH, MAX_TOP_LOGPROBS
+
+MAX_STOPS = 16
+
+
+def _as_list(value: Any) -> Any:
+    """A lone string counts as a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+def _whole(value: Any) -> Any:
+    """Clients that have one type of number send 40.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(
+        strict=True,
+        extra="ignore",
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+
+Whole = Annotated[int, BeforeValidator(_whole, json_schema_input_type=int)]
+Duration = Annotated[str, Field(pattern=r"^-?(\d+(\.\d+)?(ns|us|ms|s|m|h))+$|^-?\d+(\.\d+)?$")]
+"""As Go writes them: "5m", "1h30m"."""
+
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
+
+
+class Options(_Shape):
+    """How the answer is sampled; what concerns the loading of models (num_ctx, num_gpu, ...) is
+    settled when the server is started, and ignored here."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_k: Annotated[Whole, Field(ge=-1)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    seed: Whole | None = None
+    """-1 for a random one."""
+    num_predict: Annotated[Whole, Field(ge=-2)] | None = None
+    """Most tokens of the answer; 0 and less for as many as the context leaves."""
+    stop: (
+        Annotated[
+            list[StopString],
+            BeforeValidator(_as_list, json_schema_input_type=StopString | list[StopString]),
+            Field(max_length=MAX_STOPS),
+        ]
+        | None
+    ) = None
+    repeat_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+
+
+class CalledFunction(_Shape):
+    """What was called, and how."""
+
+    name: str
+    arguments: dict[str, Any] | str | None = None
+    """An object; some clients send it as JSON."""
+
+
+class ToolCall(_Shape):
+    """A call that the assistant has made."""
+
+    id: str | None = None
+    function: CalledFunction
+
+
+class OllamaMessage(_Shape):
+    """One turn of the conversation."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | None = None
+    thinking: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+    images: Any = None
+    """Refused: this version reads text."""
+
+
+class _Asked(_Shape):
+    """What both generating paths take."""
+
+    model: str | None = None
+    """The served model's name, with or without ":latest"."""
+    stream: bool | None = None
+    """True unless it is said to be false."""
+    format: Any = None
+    """"json" or a JSON schema, which the answer then conforms to."""
+    options: Options | None = None
+    think: bool | Literal["low", "medium", "high"] | None = None
+    """Whether the model is to reason first, where its template can be told."""
+    keep_alive: Duration | float | None = None
+    """The model is always kept; 0, and nothing to answer, is answered as if it were unloaded."""
+    logprobs: bool | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+
+
+class OllamaChatRequest(_Asked):
+    """A request to /api/chat."""
+
+    messages: list[OllamaMessage] | None = None
+    """With none, the model is said to be loaded, and nothing is generated."""
+    tools: Any = None
+    """As OpenAI has them."""
+
+
+class OllamaGenerateRequest(_Asked):
+    """A request to /api/generate."""
+
+    prompt: str | None = None
+    """With none, the model is said to be loaded, and nothing is generated."""
+    system: str | None = None
+    raw: bool | None = None
+    """The prompt goes to the model as it is, without a chat template."""
+    suffix: Any = None
+    """Refused."""
+    template: Any = None
+    """Refused."""
+    images: Any = None
+    """Refused: this version reads text."""
+
+
+class OllamaShowRequest(_Shape):
+    """A request to /api/show."""
+
+    model: str | None = None
+    name: str | None = None
+    """The same, by its older name."""
