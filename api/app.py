@@ -18,6 +18,7 @@ from api.errors import on_bug, on_http_error, on_tandem_error
 from api.request_id import RequestIds
 from api.routes.anthropic import CountTokens
 from api.routes.cancel import cancel
+from api.routes.docs import docs, openapi
 from api.routes.generate import Generate
 from api.routes.health import cluster, health
 from api.routes.metrics import metrics
@@ -54,6 +55,8 @@ def create_app(
         Route("/tokenize", tokenize(service), methods=["POST"]),
         Route("/detokenize", detokenize(service), methods=["POST"]),
         *ollama_routes(service),
+        Route("/openapi.json", openapi, methods=["GET"]),
+        Route("/docs", docs, methods=["GET"]),
     ]
     for prefix in ("/v1", ""):
         routes += [

@@ -15,7 +15,7 @@ from api.convert.openai_chat import LEAST_TOP_P, call_message
 from api.convert.openai_tools import tools_of
 from api.dialect import NDJSON, Choice, Reply
 from api.errors import error_body, fault_of, ollama_shape
-from api.schema.ollama import OllamaChatRequest, OllamaGenerateRequest, OllamaMessage, Options
+from api.schema.ollama import OllamaChatRequest, OllamaGenerateRequest, OllamaMessage, OllamaOptions
 from cluster.core.errors import InvalidRequest, TandemError, Unsupported
 from cluster.core.sampling import Sampling
 
@@ -118,7 +118,7 @@ def _no_time(keep_alive: str | float | None) -> bool:
 
 
 def _ask(prompt: Chat | str, asked: Asked, param: str) -> Ask:
-    options = asked.options or Options()
+    options = asked.options or OllamaOptions()
     seed = options.seed
     limit = options.num_predict or 0
     return Ask(
@@ -136,7 +136,7 @@ def _ask(prompt: Chat | str, asked: Asked, param: str) -> Ask:
     )
 
 
-def _sampling(options: Options) -> Sampling:
+def _sampling(options: OllamaOptions) -> Sampling:
     def given(value: float | None, default: float) -> float:
         return default if value is None else value
 

@@ -36,31 +36,29 @@ class _Shape(BaseModel):
     )
 
 
-Whole = Annotated[int, BeforeValidator(_whole, json_schema_input_type=int)]
+_WHOLE = BeforeValidator(_whole)
+Whole = Annotated[int, _WHOLE]
 Duration = Annotated[str, Field(pattern=r"^-?(\d+(\.\d+)?(ns|us|ms|s|m|h))+$|^-?\d+(\.\d+)?$")]
 """As Go writes them: "5m", "1h30m"."""
 
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
+Stops = Annotated[list[StopString], Field(max_length=MAX_STOPS)]
 
 
-class Options(_Shape):
+class OllamaOptions(_Shape):
     """How the answer is sampled; what concerns the loading of models (num_ctx, num_gpu, ...) is
     settled when the server is started, and ignored here."""
 
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_k: Annotated[Whole, Field(ge=-1)] | None = None
+    top_k: Annotated[int, Field(ge=-1), _WHOLE] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Whole | None = None
     """-1 for a random one."""
-    num_predict: Annotated[Whole, Field(ge=-2)] | None = None
+    num_predict: Annotated[int, Field(ge=-2), _WHOLE] | None = None
     """Most tokens of the answer; 0 and less for as many as the context leaves."""
     stop: (
-        Annotated[
-            list[StopString],
-            BeforeValidator(_as_list, json_schema_input_type=StopString | list[StopString]),
-            Field(max_length=MAX_STOPS),
-        ]
+        Annotated[Stops, BeforeValidator(_as_list, json_schema_input_type=StopString | Stops)]
         | None
     ) = None
     repeat_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
@@ -68,7 +66,7 @@ class Options(_Shape):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
 
 
-class CalledFunction(_Shape):
+class OllamaFunction(_Shape):
     """What was called, and how."""
 
     name: str
@@ -76,11 +74,11 @@ class CalledFunction(_Shape):
     """An object; some clients send it as JSON."""
 
 
-class ToolCall(_Shape):
+class OllamaCall(_Shape):
     """A call that the assistant has made."""
 
     id: str | None = None
-    function: CalledFunction
+    function: OllamaFunction
 
 
 class OllamaMessage(_Shape):
@@ -89,7 +87,7 @@ class OllamaMessage(_Shape):
     role: Literal["system", "user", "assistant", "tool"]
     content: str | None = None
     thinking: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[OllamaCall] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
     images: Any = None
@@ -105,13 +103,13 @@ class _Asked(_Shape):
     """True unless it is said to be false."""
     format: Any = None
     """"json" or a JSON schema, which the answer then conforms to."""
-    options: Options | None = None
+    options: OllamaOptions | None = None
     think: bool | Literal["low", "medium", "high"] | None = None
     """Whether the model is to reason first, where its template can be told."""
     keep_alive: Duration | float | None = None
     """The model is always kept; 0, and nothing to answer, is answered as if it were unloaded."""
     logprobs: bool | None = None
-    top_logprobs: Annotated[Whole, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS), _WHOLE] | None = None
 
 
 class OllamaChatRequest(_Asked):

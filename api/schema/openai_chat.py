@@ -90,6 +90,7 @@ class TemplateOptions(_Shape):
 
 
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
+Stops = Annotated[list[StopString], Field(max_length=MAX_STOPS)]
 
 
 class ChatRequest(_Shape):
@@ -111,11 +112,7 @@ class ChatRequest(_Shape):
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     seed: int | None = None
     stop: (
-        Annotated[
-            list[StopString],
-            BeforeValidator(_as_list, json_schema_input_type=StopString | list[StopString]),
-            Field(max_length=MAX_STOPS),
-        ]
+        Annotated[Stops, BeforeValidator(_as_list, json_schema_input_type=StopString | Stops)]
         | None
     ) = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None

@@ -1,0 +1,128 @@
+"""Every endpoint, for the OpenAPI document: one entry each. `api.app` makes the routes, and a
+test compares the two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from api.errors import FAULTS
+from api.routes.ollama import REFUSED
+from api.schema import answers
+from api.schema.bench import BenchRequest
+from api.schema.ollama import OllamaChatRequest, OllamaGenerateRequest, OllamaShowRequest
+from api.schema.openai_chat import ChatRequest
+from api.schema.tokens import DetokenizeRequest, TokenizeRequest
+
+JSON = "application/json"
+EVENTS = "text/event-stream"
+LINES = "application/x-ndjson"
+TEXT = "text/plain"
+HTML = "text/html"
+
+ANYWHERE = (401, 403, 429, 500, 503)
+"""Statuses of errors that have nothing to do with what was asked."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method of one path."""
+
+    method: str
+    path: str
+    """With `{id}` for a part that varies."""
+    group: str
+    """Under what heading it is shown."""
+    summary: str
+    answer: Any = None
+    """The shape of the answer where it is JSON: a model or a dataclass; None for any other."""
+    request: type[BaseModel] | None = None
+    """The shape of the body; None for no body."""
+    also: tuple[str, ...] = ()
+    """Content types that the answer can have instead of JSON, or beside it."""
+    error: type[BaseModel] = answers.OpenAIError
+    errors: tuple[int, ...] = ANYWHERE
+    status: int | None = 200
+    """Of an answer that is no error; None where there is none."""
+    bare: bool = False
+    """It is at its path without /v1 too."""
+    example: Mapping[str, Any] | None = None
+    """A body."""
+
+
+def _all_errors() -> tuple[int, ...]:
+    return tuple(sorted({fault.status for fault in FAULTS.values()}))
+
+
+ALL = _all_errors()
+_SAID = {"messages": [{"role": "user", "content": "Say hello"}]}
+_FOUND = (*ANYWHERE, 404)
+
+
+def _ollama(method: str, path: str, summary: str, answer: Any, **more: Any) -> Operation:
+    return Operation(method, path, "Ollama", summary, answer, error=answers.OllamaError, **more)
+
+
+def _refused(path: str, method: str, what: str) -> Operation:
+    summary = f"Refused by name: {what} not supported"
+    return _ollama(method, path, summary, None, status=None, errors=(400, *ANYWHERE))
+
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        "POST", "/v1/chat/completions", "OpenAI", "Answer a conversation",
+        answers.ChatCompletion, ChatRequest, also=(EVENTS,), errors=ALL, bare=True,
+        example=_SAID,
+    ),
+    Operation(
+        "GET", "/v1/models", "OpenAI", "List the models that are served",
+        answers.OpenAIModels, bare=True,
+    ),
+    Operation(
+        "GET", "/v1/models/{id}", "OpenAI", "One model; slashes in its name stay as they are",
+        answers.OpenAIModel, errors=_FOUND, bare=True,
+    ),
+    _ollama(
+        "POST", "/api/chat", "Answer a conversation", answers.OllamaChatAnswer,
+        request=OllamaChatRequest, also=(LINES,), errors=ALL, example=_SAID,
+    ),
+    _ollama(
+        "POST", "/api/generate", "Answer a prompt", answers.OllamaGenerateAnswer,
+        request=OllamaGenerateRequest, also=(LINES,), errors=ALL,
+        example={"prompt": "Say hello", "stream": False},
+    ),
+    _ollama("GET", "/api/tags", "List the models that are there", answers.OllamaTags),
+    _ollama("GET", "/api/ps", "List the models that are loaded", answers.OllamaProcesses),
+    _ollama(
+        "POST", "/api/show", "What is known of a model", answers.OllamaShown,
+        request=OllamaShowRequest, errors=ALL, example={"model": "name"},
+    ),
+    _ollama("GET", "/api/version", "The API's version, and Tandem's", answers.OllamaVersion),
+    *(_refused(path, method, what) for path, (method, what) in REFUSED.items()),
+    Operation(
+        "POST", "/tokenize", "Tokens", "The tokens of a text or of a conversation",
+        answers.Tokens, TokenizeRequest, errors=ALL, example={"content": "Say hello"},
+    ),
+    Operation(
+        "POST", "/detokenize", "Tokens", "The text of some tokens, special ones left out",
+        answers.TokenText, DetokenizeRequest, errors=ALL, example={"tokens": [1, 2, 3]},
+    ),
+    Operation(
+        "POST", "/v1/cancel/{id}", "Server", "End a request by the id that its answer has",
+        answers.Cancelled, errors=_FOUND, bare=True,
+    ),
+    Operation(
+        "POST", "/bench/chat/completions", "Server",
+        "Answer a conversation, and tell how it was computed",
+        answers.BenchCompletion, BenchRequest, also=(EVENTS,), errors=ALL,
+        example={**_SAID, "use_prefix_cache": False},
+    ),
+    Operation("GET", "/health", "Server", "Whether it makes progress", answers.HealthAnswer),
+    Operation("GET", "/cluster", "Server", "Everything at this moment", answers.Cluster),
+    Operation("GET", "/", "Server", "A greeting, by which Ollama's clients know it", also=(TEXT,)),
+    Operation("GET", "/openapi.json", "Server", "This document", dict[str, Any]),
+    Operation("GET", "/docs", "Server", "This document, for people", also=(HTML,)),
+)  # fmt: skip

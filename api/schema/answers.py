@@ -1,0 +1,295 @@
+"""The shapes of what is answered, for the OpenAPI document; answers are written by the dialects.
+
+Lists and objects that other fields hold are shown as far as clients commonly read them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from cluster.core.view import ClusterView
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True, protected_namespaces=())
+
+
+class OpenAIErrorBody(_Answer):
+    """What was wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    """The field that was wrong."""
+    code: str | None
+
+
+class OpenAIError(_Answer):
+    """OpenAI's error object."""
+
+    error: OpenAIErrorBody
+
+
+class AnthropicErrorBody(_Answer):
+    """What was wrong."""
+
+    type: str
+    message: str
+
+
+class AnthropicError(_Answer):
+    """Anthropic's error object."""
+
+    type: Literal["error"]
+    error: AnthropicErrorBody
+    request_id: str
+
+
+class OllamaError(_Answer):
+    """Ollama's error object."""
+
+    error: str
+
+
+class Usage(_Answer):
+    """Token counts; those of all choices together."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: dict[str, int]
+    """`cached_tokens`: prompt tokens that a cached prefix held."""
+
+
+class AnswerMessage(_Answer):
+    """What the model said."""
+
+    role: Literal["assistant"]
+    content: str | None
+    refusal: None
+    reasoning_content: str = ""
+    tool_calls: list[dict[str, Any]] = []
+
+
+class ChatChoice(_Answer):
+    """One answer."""
+
+    index: int
+    message: AnswerMessage
+    logprobs: dict[str, Any] | None
+    finish_reason: Literal["stop", "length", "tool_calls"]
+
+
+class ChatCompletion(_Answer):
+    """OpenAI's chat completion."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    """Unix time, in seconds."""
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class BenchStep(_Answer):
+    """One step that computed for the request."""
+
+    kind: Literal["prefill", "decode"]
+    tokens: int
+    seconds: list[float]
+    """On each rank."""
+
+
+class BenchReport(_Answer):
+    """How the first choice was computed; times in seconds, speeds in tokens per second. A speed
+    is null where there was nothing to measure."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    ttft_seconds: float | None
+    """From submission to the first token."""
+    prompt_tokens_per_second: float | None
+    """Of prompt tokens that no cache held."""
+    generation_tokens_per_second: float | None
+    """Of tokens after the first."""
+    queue_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
+    total_seconds: float
+    ranks: int
+    peak_memory_bytes: int
+    """Most that a rank has used at once."""
+    steps: list[BenchStep]
+    """The latest steps."""
+
+
+class BenchCompletion(ChatCompletion):
+    """A chat completion, and how it was computed."""
+
+    bench: BenchReport
+
+
+class OpenAIModel(_Answer):
+    """A model that is served."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    context_length: int
+    """Longest prompt plus answer, in tokens."""
+    demo: bool
+
+
+class OpenAIModels(_Answer):
+    """All models."""
+
+    object: Literal["list"]
+    data: list[OpenAIModel]
+
+
+class OllamaDone(_Answer):
+    """How an answer ended; durations in nanoseconds."""
+
+    model: str
+    created_at: str
+    done: bool
+    done_reason: Literal["stop", "length", "load", "unload"]
+    total_duration: int = 0
+    load_duration: int = 0
+    """Waiting for a slot."""
+    prompt_eval_count: int = 0
+    prompt_eval_duration: int = 0
+    eval_count: int = 0
+    eval_duration: int = 0
+    logprobs: list[dict[str, Any]] = []
+
+
+class OllamaAnswerMessage(_Answer):
+    """What the model said."""
+
+    role: Literal["assistant"]
+    content: str
+    thinking: str = ""
+    tool_calls: list[dict[str, Any]] = []
+
+
+class OllamaChatAnswer(OllamaDone):
+    """Ollama's answer to a chat."""
+
+    message: OllamaAnswerMessage
+
+
+class OllamaGenerateAnswer(OllamaDone):
+    """Ollama's answer to a prompt."""
+
+    response: str
+    thinking: str = ""
+
+
+class OllamaModelDetails(_Answer):
+    """What Ollama tells of a model file."""
+
+    parent_model: str
+    format: str
+    family: str
+    families: list[str]
+    parameter_size: str
+    quantization_level: str
+
+
+class OllamaTag(_Answer):
+    """A model that is there."""
+
+    name: str
+    model: str
+    modified_at: str
+    size: int
+    digest: str
+    """Of its name."""
+    details: OllamaModelDetails
+
+
+class OllamaTags(_Answer):
+    """All models."""
+
+    models: list[OllamaTag]
+
+
+class OllamaProcess(_Answer):
+    """A model that is loaded."""
+
+    name: str
+    model: str
+    size: int
+    size_vram: int
+    digest: str
+    details: OllamaModelDetails
+    expires_at: str
+    context_length: int
+
+
+class OllamaProcesses(_Answer):
+    """All models that are loaded."""
+
+    models: list[OllamaProcess]
+
+
+class OllamaShown(_Answer):
+    """What is known of a model."""
+
+    license: str
+    modelfile: str
+    parameters: str
+    template: str
+    details: OllamaModelDetails
+    model_info: dict[str, Any]
+    capabilities: list[str]
+    modified_at: str
+
+
+class OllamaVersion(_Answer):
+    """The version of Ollama whose API this is, and Tandem's."""
+
+    version: str
+    tandem: str
+
+
+class Tokens(_Answer):
+    """The ids of a text."""
+
+    tokens: list[int]
+    count: int
+    max_model_len: int
+    token_strs: list[str] = []
+    """Each token's text, where asked for; parts of a character show as U+FFFD."""
+
+
+class TokenText(_Answer):
+    """The text of some ids."""
+
+    prompt: str
+    content: str
+    """The same."""
+
+
+class Cancelled(_Answer):
+    """A request that was ended."""
+
+    id: str
+    cancelled: Literal[True]
+
+
+class HealthAnswer(_Answer):
+    """Whether the cluster makes progress."""
+
+    status: Literal["ok", "unhealthy"]
+    reason: str
+
+
+Cluster = ClusterView
+"""GET /cluster answers it field by field."""
