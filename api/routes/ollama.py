@@ -106,7 +106,7 @@ def show(service: Service) -> Endpoint:
     """POST /api/show: what is known of one model."""
     coordinator = service.coordinator
 
-    def answer(body: dict[str, Any]) -> dict[str, Any]:
+    def answer(body: dict[str, Any], scope: Scope) -> dict[str, Any]:
         asked = checked(OllamaShowRequest, body)
         name = asked.model or asked.name
         if not name:

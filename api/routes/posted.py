@@ -9,6 +9,7 @@ import anyio
 from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
 from api.body import parse_object, read_body
 from api.routes.models import Endpoint
@@ -18,20 +19,21 @@ LEFT = 499
 
 
 def posted(
-    answer: Callable[[dict[str, Any]], dict[str, Any]],
+    answer: Callable[[dict[str, Any], Scope], dict[str, Any]],
     limiter: anyio.CapacityLimiter,
     limit: int,
 ) -> Endpoint:
-    """`answer` is run in a thread, at most as many at a time as `limiter` lets; bodies have at
-    most `limit` bytes. It may raise TandemError."""
+    """`answer` takes the body's object and the request's scope. It is run in a thread, at most as
+    many at a time as `limiter` lets; bodies have at most `limit` bytes. It may raise TandemError.
+    """
 
-    def work(body: bytes) -> Response:
-        return JSONResponse(answer(parse_object(body)))
+    def work(body: bytes, scope: Scope) -> Response:
+        return JSONResponse(answer(parse_object(body), scope))
 
     async def endpoint(request: Request) -> Response:
         body = await read_body(request.scope, request.receive, limit)
         if body is None:
             return Response(status_code=LEFT)
-        return await to_thread.run_sync(work, body, limiter=limiter)
+        return await to_thread.run_sync(work, body, request.scope, limiter=limiter)
 
     return endpoint

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from starlette.types import Scope
+
 from api.convert.orders import prepare
 from api.convert.tokens import text_object, to_detokenize, to_tokenize, tokens_object
 from api.routes.models import Endpoint, check_model
@@ -19,7 +21,7 @@ def tokenize(service: Service) -> Endpoint:
     /v1/chat/completions would have."""
     coordinator = service.coordinator
 
-    def answer(body: dict[str, Any]) -> dict[str, Any]:
+    def answer(body: dict[str, Any], scope: Scope) -> dict[str, Any]:
         ask, pieces = to_tokenize(body)
         check_model(ask.model, coordinator.model)
         tokenizer = coordinator.tokenizer
@@ -34,7 +36,7 @@ def detokenize(service: Service) -> Endpoint:
     """The text of some ids, without special tokens."""
     coordinator = service.coordinator
 
-    def answer(body: dict[str, Any]) -> dict[str, Any]:
+    def answer(body: dict[str, Any], scope: Scope) -> dict[str, Any]:
         tokenizer = coordinator.tokenizer
         ids, model = to_detokenize(body, tokenizer.vocab_size)
         check_model(model, coordinator.model)

@@ -89,3 +89,14 @@ async def test_the_end_of_an_epoch_fails_what_is_live() -> None:
     assert generation.finish is Finish.FAILED
     assert len(coordinator.journal) == len(coordinator.channels) == 0
     assert not coordinator.health().ok
+
+
+async def test_cancel_by_id(running: tuple[Coordinator, FakeRanks]) -> None:
+    coordinator, ranks = running
+    generation = await decoding(coordinator, ranks)
+    assert coordinator.cancel(generation.id)
+    assert not coordinator.cancel(generation.id)  # it drains, and is over for its client
+    assert generation.finish is Finish.CANCELLED
+    ranks.gate.set()
+    await wait_for(lambda: not coordinator.journal)
+    assert not coordinator.cancel(generation.id)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from api.app import create_app
-from api.endpoints import OPERATIONS
+from api.endpoints import OPERATIONS, Operation
 from cluster.core.request import Finish
 from cluster.text.tokenizer import Tokenizer
 from tests.unit.api.fake import FakeCoordinator
@@ -68,3 +68,18 @@ def test_every_answer_is_documented(schema: Any, place: tuple[str, str]) -> None
         case.call_and_validate(checks=CHECKS)
 
     answered()
+
+
+@pytest.mark.parametrize(
+    "one", [one for one in OPERATIONS if one.example], ids=lambda one: one.path
+)
+def test_every_example_is_accepted_and_its_answer_documented(schema: Any, one: Operation) -> None:
+    example = dict(one.example or {})
+    if "model" in example:
+        example["model"] = "org/fake-model"
+    for fields in ({"stream": True}, {"stream": False}):
+        case = schema[one.path][one.method].Case(
+            body={**example, **fields}, media_type="application/json"
+        )
+        answer = case.call_and_validate(checks=CHECKS)
+        assert answer.status_code == one.status
