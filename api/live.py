@@ -28,7 +28,6 @@ class Live:
             del self._owners[request]
 
     def find(self, shown: str, owner: str) -> RequestId | None:
-        """The request of `owner` that a client knows as `shown`; None when there is none.
-        Dialects differ in what they put between prefix and digits."""
-        request = RequestId(shown.replace("_", "-"))
+        """The request of `owner` whose answer has the id `shown`; None when there is none."""
+        request = RequestId(shown)
         return request if self._owners.get(request) == owner else None

@@ -7,6 +7,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from api.body import parse_object, read_body
+from api.caller import caller_of
 from api.convert.anthropic import AnthropicMessages
 from api.convert.orders import render
 from api.routes.models import check_model
@@ -25,12 +26,14 @@ class CountTokens:
         """Raises TandemError, for the application to answer."""
         body = await read_body(scope, receive, self._service.coordinator.limits.body_bytes)
         if body is not None:
-            count = await to_thread.run_sync(self._count, body, limiter=self._service.tokenizing)
+            count = await to_thread.run_sync(
+                self._count, body, caller_of(scope).owner, limiter=self._service.tokenizing
+            )
             await JSONResponse({"input_tokens": count})(scope, receive, send)
 
-    def _count(self, body: bytes) -> int:
+    def _count(self, body: bytes, owner: str) -> int:
         ask = self._dialect.read_count(parse_object(body))
         coordinator = self._service.coordinator
         check_model(ask.model, coordinator.model)
-        _, prompt = render(ask, coordinator.tokenizer, self._service.recall, owner="")
+        _, prompt = render(ask, coordinator.tokenizer, self._service.recall, owner=owner)
         return len(prompt)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from api.caller import caller_of
 from api.routes.models import Endpoint
 from api.service import Service
 from cluster.core.errors import NotFound
@@ -15,7 +16,7 @@ def cancel(service: Service) -> Endpoint:
 
     async def endpoint(request: Request) -> Response:
         shown = request.path_params["id"]
-        found = service.live.find(shown, owner="")
+        found = service.live.find(shown, caller_of(request.scope).owner)
         if found is None or not service.coordinator.cancel(found):
             raise NotFound(f"no request {shown[:100]!r} is under way", param="id")
         return JSONResponse({"id": shown, "cancelled": True})

@@ -6,6 +6,7 @@ from typing import Any
 
 from starlette.types import Scope
 
+from api.caller import caller_of
 from api.convert.orders import prepare
 from api.convert.tokens import text_object, to_detokenize, to_tokenize, tokens_object
 from api.routes.models import Endpoint, check_model
@@ -24,8 +25,8 @@ def tokenize(service: Service) -> Endpoint:
     def answer(body: dict[str, Any], scope: Scope) -> dict[str, Any]:
         ask, pieces = to_tokenize(body)
         check_model(ask.model, coordinator.model)
-        tokenizer = coordinator.tokenizer
-        prepared = prepare(ask, tokenizer, service.recall, owner="", scope="", fresh_seed=0)
+        tokenizer, owner = coordinator.tokenizer, caller_of(scope).owner
+        prepared = prepare(ask, tokenizer, service.recall, owner=owner, scope="", fresh_seed=0)
         prompt = prepared.orders[0].prompt
         return tokens_object(prompt, tokenizer, coordinator.model.context, pieces=pieces)
 
