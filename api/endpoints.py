@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from api.errors import FAULTS
 from api.routes.ollama import REFUSED
 from api.schema import answers
+from api.schema.anthropic import CountRequest, MessagesRequest
 from api.schema.bench import BenchRequest
 from api.schema.ollama import OllamaChatRequest, OllamaGenerateRequest, OllamaShowRequest
 from api.schema.openai_chat import ChatRequest
@@ -120,6 +121,17 @@ OPERATIONS: tuple[Operation, ...] = (
         answers.BenchCompletion, BenchRequest, also=(EVENTS,), errors=ALL,
         example={**_SAID, "use_prefix_cache": False},
     ),
+    Operation(
+        "POST", "/v1/messages", "Anthropic", "Answer a conversation", answers.AnthropicMessage,
+        MessagesRequest, also=(EVENTS,), error=answers.AnthropicError, errors=ALL, bare=True,
+        example={**_SAID, "max_tokens": 100},
+    ),
+    Operation(
+        "POST", "/v1/messages/count_tokens", "Anthropic", "The tokens that a prompt would have",
+        answers.TokenCount, CountRequest, error=answers.AnthropicError, errors=ALL, bare=True,
+        example=_SAID,
+    ),
+    Operation("GET", "/metrics", "Server", "Counts and times, for Prometheus", also=(TEXT,)),
     Operation("GET", "/health", "Server", "Whether it makes progress", answers.HealthAnswer),
     Operation("GET", "/cluster", "Server", "Everything at this moment", answers.Cluster),
     Operation("GET", "/", "Server", "A greeting, by which Ollama's clients know it", also=(TEXT,)),

@@ -259,6 +259,35 @@ class OllamaVersion(_Answer):
     tandem: str
 
 
+class AnthropicUsage(_Answer):
+    """Token counts; the first three are the prompt."""
+
+    input_tokens: int
+    cache_creation_input_tokens: int
+    cache_read_input_tokens: int
+    output_tokens: int
+
+
+class AnthropicMessage(_Answer):
+    """An answer in Anthropic's shape."""
+
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[dict[str, Any]]
+    """Blocks of the types thinking, text and tool_use."""
+    stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+    stop_sequence: str | None
+    usage: AnthropicUsage
+
+
+class TokenCount(_Answer):
+    """How long a prompt is."""
+
+    input_tokens: int
+
+
 class Tokens(_Answer):
     """The ids of a text."""
 

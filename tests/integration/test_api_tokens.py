@@ -128,7 +128,7 @@ async def test_cancel_a_stream(
     assert (await http.post(path)).status_code == 404
 
 
-@pytest.mark.parametrize("path", [CHAT, "/api/chat"])
+@pytest.mark.parametrize("path", [CHAT, "/api/chat", "/v1/messages"])
 async def test_cancel_what_is_answered_at_once(
     http: httpx.AsyncClient, coordinator: FakeCoordinator, path: str
 ) -> None:
@@ -136,12 +136,12 @@ async def test_cancel_what_is_answered_at_once(
     answers: list[httpx.Response] = []
 
     async def ask() -> None:
-        answers.append(await http.post(path, json=question(stream=False)))
+        answers.append(await http.post(path, json=question(stream=False, max_tokens=9)))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(ask)
         await wait_for(lambda: coordinator.generations and coordinator.generations[0].at)
-        shown = coordinator.generations[0].id.replace("-", "_")  # as Anthropic has them
+        shown = coordinator.generations[0].id
         assert (await http.post(f"/v1/cancel/{shown}")).json() == {"id": shown, "cancelled": True}
     assert answers[0].status_code == 503
     assert "cancelled" in answers[0].text

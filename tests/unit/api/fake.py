@@ -59,14 +59,15 @@ whose text is held back."""
 
 
 class FakeGeneration:
+    stop: str | None = None
+    ids: tuple[int, ...] = ()
+
     def __init__(self, order: Order, script: Script, prefix: str, cached: int) -> None:
         self.id = new_request_id(prefix)
         self.order = order
         self.finish: Finish | None = None
         self.progress = Progress(Phase.QUEUED, len(order.prompt), 0, 0)
         self.timing = Timing(0.0, 0.0, 0.0, 0.0, None)
-        self.stop: str | None = None
-        self.ids: tuple[int, ...] = ()
         self.steps: tuple[StepTiming, ...] = ()
         self.closed = 0
         self.at: Gate | None = None
