@@ -156,4 +156,5 @@ async def relay(
         return writer.end()
     except TandemError as error:
         log.warning("failed after headers", id=reply.id, error=type(error).__name__)
+        sink.fail(error)
         return writer.fail(error)

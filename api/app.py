@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from api.access import OPEN_POLICY, Access, AccessPolicy
 from api.access_log import AccessLog
@@ -14,8 +18,10 @@ from api.bound import MOST_REQUESTS, RequestBound
 from api.convert.anthropic import AnthropicMessages
 from api.convert.bench import BenchChat
 from api.convert.openai_chat import OpenAIChat
+from api.convert.openai_completions import OpenAICompletions
 from api.errors import on_bug, on_http_error, on_tandem_error
 from api.request_id import RequestIds
+from api.routes import stored_responses
 from api.routes.anthropic import CountTokens
 from api.routes.cancel import cancel
 from api.routes.docs import docs, openapi
@@ -24,9 +30,13 @@ from api.routes.health import cluster, health
 from api.routes.metrics import metrics
 from api.routes.models import list_models, one_model
 from api.routes.ollama import ollama_routes
+from api.routes.openai_responses import Responses
+from api.routes.streams import LookupStreams, OneStream
 from api.routes.tokens import detokenize, tokenize
 from api.service import Service
 from api.serving import Coordinator
+from api.streams import StreamLimits
+from cluster.core.clock import Clock
 from cluster.core.errors import TandemError
 
 SIGN_OF_LIFE = 4.0
@@ -40,35 +50,28 @@ def create_app(
     access: AccessPolicy = OPEN_POLICY,
     log_prompts: bool = False,
     most_requests: int = MOST_REQUESTS,
+    streams: StreamLimits | None = None,
+    clock: Clock | None = None,
 ) -> Starlette:
-    """The API over a coordinator, which outlives it. `api.server` runs it."""
-    service = Service(coordinator, sign_of_life)
-    chat = Generate(service, OpenAIChat())
-    messages = Generate(service, AnthropicMessages())
-    count_tokens = CountTokens(service, AnthropicMessages())
-    bench = Generate(service, BenchChat(coordinator.view))
-    routes = [
-        Route("/health", health(coordinator), methods=["GET"]),
-        Route("/cluster", cluster(coordinator), methods=["GET"]),
-        Route("/metrics", metrics(coordinator), methods=["GET"]),
-        Route("/bench/chat/completions", bench, methods=["POST"]),
-        Route("/tokenize", tokenize(service), methods=["POST"]),
-        Route("/detokenize", detokenize(service), methods=["POST"]),
-        *ollama_routes(service),
-        Route("/openapi.json", openapi, methods=["GET"]),
-        Route("/docs", docs, methods=["GET"]),
-    ]
-    for prefix in ("/v1", ""):
-        routes += [
-            Route(f"{prefix}/chat/completions", chat, methods=["POST"]),
-            Route(f"{prefix}/messages", messages, methods=["POST"]),
-            Route(f"{prefix}/messages/count_tokens", count_tokens, methods=["POST"]),
-            Route(f"{prefix}/cancel/{{id}}", cancel(service), methods=["POST"]),
-            Route(f"{prefix}/models", list_models(coordinator), methods=["GET"]),
-            Route(f"{prefix}/models/{{id:path}}", one_model(coordinator), methods=["GET"]),
-        ]
+    """The API over a coordinator, which outlives it. `api.server` runs it, its lifespan too;
+    `clock` is for what streams are kept and leased by, and for the rates of API keys."""
+    service = Service(coordinator, sign_of_life, streams, clock)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        # A server that could not start is cancelled, and says itself why.
+        async with service:
+            with suppress(asyncio.CancelledError):
+                yield
+
     app = Starlette(
-        routes=routes,
+        routes=[
+            *_own(service),
+            *ollama_routes(service),
+            *_versioned(service, "/v1"),
+            *_versioned(service, ""),
+        ],
+        lifespan=lifespan,
         middleware=[
             Middleware(RequestIds),
             Middleware(AccessLog, prompts=log_prompts),
@@ -83,7 +86,49 @@ def create_app(
         },
     )
     app.router.redirect_slashes = False
+    app.state.service = service
     return app
+
+
+def _own(service: Service) -> list[BaseRoute]:
+    """Tandem's own, without a version."""
+    coordinator = service.coordinator
+    bench = Generate(service, BenchChat(coordinator.view))
+    return [
+        Route("/health", health(coordinator), methods=["GET"]),
+        Route("/cluster", cluster(coordinator), methods=["GET"]),
+        Route("/metrics", metrics(coordinator), methods=["GET"]),
+        Route("/openapi.json", openapi, methods=["GET"]),
+        Route("/docs", docs, methods=["GET"]),
+        Route("/bench/chat/completions", bench, methods=["POST"]),
+        Route("/tokenize", tokenize(service), methods=["POST"]),
+        Route("/detokenize", detokenize(service), methods=["POST"]),
+    ]
+
+
+def _versioned(service: Service, prefix: str) -> list[BaseRoute]:
+    """What clients look for below /v1, and some without it."""
+    messages = AnthropicMessages()
+    response = f"{prefix}/responses/{{id}}"
+    stream = OneStream(service.streams)
+    both = ["GET", "DELETE"]
+    return [
+        Route(f"{prefix}/chat/completions", Generate(service, OpenAIChat()), methods=["POST"]),
+        Route(f"{prefix}/completions", Generate(service, OpenAICompletions()), methods=["POST"]),
+        Route(f"{prefix}/messages", Generate(service, messages), methods=["POST"]),
+        Route(f"{prefix}/messages/count_tokens", CountTokens(service, messages), methods=["POST"]),
+        Route(f"{prefix}/responses", Responses(service), methods=["POST"]),
+        Route(response, stored_responses.Retrieve(service), methods=["GET"]),
+        Route(response, stored_responses.delete(service), methods=["DELETE"]),
+        Route(f"{response}/cancel", stored_responses.cancel(service), methods=["POST"]),
+        Route(f"{response}/input_items", stored_responses.input_items(service), methods=["GET"]),
+        Route(f"{prefix}/stream", stream, methods=both),
+        Route(f"{prefix}/stream/{{id:path}}", stream, methods=both),
+        Route(f"{prefix}/streams/lookup", LookupStreams(service.streams), methods=["POST"]),
+        Route(f"{prefix}/cancel/{{id}}", cancel(service), methods=["POST"]),
+        Route(f"{prefix}/models", list_models(service.coordinator), methods=["GET"]),
+        Route(f"{prefix}/models/{{id:path}}", one_model(service.coordinator), methods=["GET"]),
+    ]
 
 
 def _cors(origins: tuple[str, ...]) -> list[Middleware]:

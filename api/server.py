@@ -138,7 +138,7 @@ def server_config(
         http=protocol,
         ws="none",
         loop="asyncio",
-        lifespan="off",
+        lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import anyio
 from starlette.types import Send
+
+from cluster.core.errors import TandemError
 
 HEADERS = {
     "cache-control": "no-cache",
@@ -35,9 +37,22 @@ class Sink(Protocol):
         """The same, unless something was written in the last `after` seconds."""
         ...
 
+    def fail(self, error: TandemError) -> None:
+        """The answer will not be whole; `end` still comes."""
+        ...
+
     async def end(self, frames: str) -> None:
         """The last of the body."""
         ...
+
+
+def start_message(
+    content_type: str, headers: Mapping[str, str], status: int = 200
+) -> dict[str, Any]:
+    """ASGI's message that begins an answer."""
+    all_of_them = {"content-type": content_type, **HEADERS, **headers}
+    raw = [(name.lower().encode(), value.encode()) for name, value in all_of_them.items()]
+    return {"type": "http.response.start", "status": status, "headers": raw}
 
 
 class Connection:
@@ -55,9 +70,7 @@ class Connection:
 
     async def start(self, content_type: str, headers: Mapping[str, str]) -> None:
         """See Sink; uvicorn writes headers without waiting for a body."""
-        all_of_them = {"content-type": content_type, **HEADERS, **headers}
-        raw = [(name.lower().encode(), value.encode()) for name, value in all_of_them.items()]
-        await self._send({"type": "http.response.start", "status": 200, "headers": raw})
+        await self._send(start_message(content_type, headers))
         self._last = anyio.current_time()
 
     async def write(self, frames: str) -> None:
@@ -68,6 +81,9 @@ class Connection:
     async def sign(self, frames: str, after: float) -> None:
         """See Sink."""
         await self._write(frames, after)
+
+    def fail(self, error: TandemError) -> None:
+        """See Sink; the client is told by the last frames."""
 
     async def end(self, frames: str) -> None:
         """See Sink."""

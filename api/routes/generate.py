@@ -10,6 +10,7 @@ import secrets
 import time
 from contextlib import AsyncExitStack
 from functools import partial
+from typing import Any
 
 import anyio.lowlevel
 import structlog
@@ -22,15 +23,21 @@ from api.body import parse_object, read_body
 from api.caller import Caller, caller_of
 from api.choices import Choices
 from api.convert.orders import Prepared, prepare
-from api.dialect import Dialect, Reply
+from api.dialect import Dialect, Reply, Writer
 from api.errors import retry_seconds
+from api.follow import follow
 from api.hangup import until_hangup
+from api.replay import Replay
 from api.request_id import request_id
 from api.routes.models import check_model
 from api.service import Service
 from api.serving import Generation
 from api.sse import Connection, Sink, signs_of_life
+from api.streams import Production, Stream
+from api.terms import Terms, terms_of
 from cluster.core.errors import RequestError, TandemError
+
+JSON = "application/json"
 
 log = structlog.stdlib.get_logger("tandem.api")
 
@@ -59,22 +66,38 @@ class Generate:
 
     async def _answer(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises TandemError only as long as nothing has been sent."""
+        streams, terms, caller = self._service.streams, terms_of(scope), caller_of(scope)
+        compared = terms.lasting or len(streams) > 0
+
+        def read() -> tuple[Prepared, Terms]:
+            return self._read(body, caller), terms.asking(
+                scope["path"], body
+            ) if compared else terms
+
         async with AsyncExitStack() as stack:
-            caller = caller_of(scope)
             stack.enter_context(self._service.quota.enter(caller))
             # In a thread, so that a long prompt doesn't stall other streams. Not abandoned when
             # the client leaves: the limiter counts it until it is done.
-            prepared = await to_thread.run_sync(
-                self._read, body, caller, limiter=self._service.tokenizing
-            )
+            with anyio.CancelScope(shield=terms.lasting):
+                prepared, terms = await to_thread.run_sync(read, limiter=self._service.tokenizing)
+            if terms.lasting:
+                # What goes on without its client stays on its key's account.
+                held = stack.pop_all()
+                begin = partial(self._begin, prepared, request_id(scope), caller, held)
+                async with held, streams.opened(terms, begin) as (stream, found):
+                    await follow(stream, send, _place(stream, terms) if found else 0, found=found)
+                return
             await anyio.lowlevel.checkpoint_if_cancelled()
-            reply = await self._submit(prepared, stack, request_id(scope))
-            remember = partial(self._service.recall.remember, caller.owner)
+            if (orphan := streams.orphan(terms)) is not None:
+                with orphan.followed():
+                    await follow(orphan, send, _place(orphan, terms), found=True)
+                return
+            reply = await self._submit(prepared, stack, request_id(scope), caller)
             if prepared.ask.stream:
-                await self._stream(reply, prepared, Connection(send), remember)
+                writer = self._dialect.writer(reply)
+                await self._stream(reply, prepared, writer, Connection(send), caller)
             else:
-                choices = await collect(reply, prepared, remember)
-                whole = self._dialect.whole(reply, choices)
+                whole = await self._whole(reply, prepared, caller)
                 answer = JSONResponse(whole, headers=prepared.form.headers)
                 await answer(scope, receive, send)
 
@@ -94,7 +117,9 @@ class Generate:
         except RequestError as error:
             raise _named(error, ask.prompt_param) from error
 
-    async def _submit(self, prepared: Prepared, stack: AsyncExitStack, ours: str) -> Reply:
+    async def _submit(
+        self, prepared: Prepared, stack: AsyncExitStack, ours: str, caller: Caller
+    ) -> Reply:
         """Submit all or none. Whatever ends the stack's block cancels those that still run."""
         generations: list[Generation] = []
         begun = time.monotonic()
@@ -104,7 +129,7 @@ class Generate:
             except RequestError as error:
                 raise _named(error, prepared.ask.prompt_param) from error
             stack.callback(_log_end, generation, ours, begun)
-            stack.enter_context(self._service.live.entered(generation.id, owner=""))
+            stack.enter_context(self._service.live.entered(generation.id, caller.owner))
             generations.append(await stack.enter_async_context(generation))
         choices = Choices(generations)
         return Reply(
@@ -117,28 +142,83 @@ class Generate:
             warning=prepared.form.warning,
         )
 
-    async def _stream(
-        self, reply: Reply, prepared: Prepared, sink: Sink, remember: Remember
-    ) -> None:
+    async def _whole(self, reply: Reply, prepared: Prepared, caller: Caller) -> dict[str, Any]:
+        choices = await collect(reply, prepared, self._remember(caller))
+        return self._dialect.whole(reply, choices)
+
+    async def _begin(
+        self,
+        prepared: Prepared,
+        ours: str,
+        caller: Caller,
+        held: AsyncExitStack,
+        stack: AsyncExitStack,
+    ) -> Production:
+        """Submit, for an answer that goes on when its client leaves. `stack` is left when the
+        answer is over, and with it what was `held` for the request."""
+        reply = await self._submit(prepared, stack, ours, caller)
+        stack.push_async_exit(held.pop_all())
         writer = self._dialect.writer(reply)
 
+        def refuse(replay: Replay, error: TandemError) -> None:
+            if prepared.ask.stream:
+                replay.begin(self._dialect.content_type, prepared.form.headers)
+                replay.finish(writer.fail(error), error)
+            else:
+                status, body, headers = self._refusal(error, ours)
+                replay.begin(JSON, headers, status)
+                replay.finish(as_json(body), error)
+
+        async def run(replay: Replay) -> None:
+            if prepared.ask.stream:
+                await self._stream(reply, prepared, writer, replay, caller)
+                return
+            try:
+                whole = await self._whole(reply, prepared, caller)
+            except TandemError as error:
+                refuse(replay, error)
+            else:
+                replay.begin(JSON, prepared.form.headers)
+                replay.finish(as_json(whole))
+
+        return Production(run, refuse, lambda error: self._dialect.writer(reply).fail(error))
+
+    async def _stream(
+        self, reply: Reply, prepared: Prepared, writer: Writer, sink: Sink, caller: Caller
+    ) -> None:
         def say() -> str | None:
             healthy = self._coordinator.health().ok
             return writer.life(reply.choices.progress) if healthy else None
 
         await sink.start(self._dialect.content_type, prepared.form.headers)
         async with signs_of_life(sink, self._service.sign_of_life, say):
-            last = await relay(reply, prepared, writer, sink, remember)
+            last = await relay(reply, prepared, writer, sink, self._remember(caller))
         await sink.end(last)
+
+    def _remember(self, caller: Caller) -> Remember:
+        return partial(self._service.recall.remember, caller.owner)
 
     async def _refuse(
         self, error: TandemError, ours: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
         log.info("refused", request_id=ours, error=type(error).__name__)
+        status, body, headers = self._refusal(error, ours)
+        await JSONResponse(body, status_code=status, headers=headers)(scope, receive, send)
+
+    def _refusal(self, error: TandemError, ours: str) -> tuple[int, dict[str, Any], dict[str, str]]:
         status, body = self._dialect.refusal(error, ours)
         retry = retry_seconds(error)
-        headers = {} if retry is None else {"Retry-After": str(retry)}
-        await JSONResponse(body, status_code=status, headers=headers)(scope, receive, send)
+        return status, body, {} if retry is None else {"Retry-After": str(retry)}
+
+
+def _place(stream: Stream, terms: Terms) -> int:
+    """Where a client that attaches goes on."""
+    return stream.replay.event_at(terms.after or 0)
+
+
+def as_json(body: dict[str, Any]) -> str:
+    """A body as Starlette writes it."""
+    return bytes(JSONResponse(body).body).decode()
 
 
 def _named(error: RequestError, param: str) -> RequestError:

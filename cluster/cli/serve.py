@@ -121,6 +121,28 @@ def serve(
             show_default=f"{DISK_GB:g}",
         ),
     ] = None,
+    stream_buffer_mb: Annotated[
+        float,
+        typer.Option(
+            help="What is kept of an answer that can be followed again (X-Conversation-Id), in "
+            "MiB: its newest part.",
+            min=0.001,
+            max=1024,
+        ),
+    ] = 4.0,
+    stream_keep: Annotated[
+        float,
+        typer.Option(help="Seconds that it is kept after its end.", min=0, max=86400),
+    ] = 300.0,
+    stream_lease: Annotated[
+        float,
+        typer.Option(
+            help="Seconds that it goes on while nobody follows it, unless the request says "
+            "otherwise (X-Stream-Lease).",
+            min=0,
+            max=3600,
+        ),
+    ] = 120.0,
     orphan_grace: Annotated[
         float,
         typer.Option(
@@ -212,6 +234,7 @@ def serve(
 
     from rich.console import Console
 
+    from api.streams import StreamLimits
     from api.tls import load_tls
     from cluster.cli import serving
     from cluster.wire.security import read_token
@@ -249,6 +272,11 @@ def serve(
         ),
         tls=load_tls(tls_cert, tls_key),
         log_prompts=log_prompts,
+        streams=StreamLimits(
+            buffer_bytes=int(stream_buffer_mb * 2**20),
+            keep_seconds=stream_keep,
+            lease_seconds=stream_lease,
+        ),
     )
     set_up_log(log_level, log_format)
     asyncio.run(serving.serve(options, Console(stderr=True)))

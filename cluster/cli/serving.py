@@ -19,6 +19,7 @@ from rich.console import Console
 from api.access import OPEN_POLICY, AccessPolicy
 from api.app import create_app
 from api.server import server_config
+from api.streams import StreamLimits
 from cluster.cli.loading import LoadingBar
 from cluster.coordinator.coordinator import Coordinator
 from cluster.coordinator.epoch import Recipe
@@ -76,6 +77,7 @@ class Options:
     tls: ssl.SSLContext | None = None
     """Of the HTTP server; None for no encryption."""
     log_prompts: bool = False
+    streams: StreamLimits = field(default_factory=StreamLimits)
 
     @property
     def world(self) -> int:
@@ -101,7 +103,12 @@ async def serve(options: Options, console: Console) -> None:
         )
         stopping = _stop_signals()
         async with asyncio.TaskGroup() as tasks:
-            app = create_app(coordinator, access=options.access, log_prompts=options.log_prompts)
+            app = create_app(
+                coordinator,
+                access=options.access,
+                log_prompts=options.log_prompts,
+                streams=options.streams,
+            )
             http = HttpServer(server_config(app, stop_seconds=HTTP_STOP_SECONDS, tls=options.tls))
             serving = tasks.create_task(http.serve(sockets=[sock]), name="http")
             # Beside the engines, which take as long to start.

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import uvicorn
+from starlette.types import ASGIApp
 
 from api.app import create_app
 from api.server import server_config
@@ -199,8 +200,15 @@ async def serving(
     **options: Any,
 ) -> AsyncIterator[int]:
     """The API on a real uvicorn, on the port that is handed out; `options` are of create_app."""
-    config = server_config(create_app(coordinator, sign_of_life=sign_of_life, **options), tls=tls)
-    server = _Server(config)
+    app = create_app(coordinator, sign_of_life=sign_of_life, **options)
+    async with running(app, tls) as port:
+        yield port
+
+
+@asynccontextmanager
+async def running(app: ASGIApp, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """An application on a real uvicorn, on the port that is handed out."""
+    server = _Server(server_config(app, tls=tls))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(server.serve)
         with anyio.fail_after(10):
