@@ -5,7 +5,7 @@ from __future__ import annotations
 from api.ask import Ask, Chat, Wish
 from api.convert.anthropic_tools import tools_of
 from api.convert.anthropic_turns import conversation
-from api.convert.openai_chat import LEAST_TOP_P
+from api.convert.openai_sampling import LEAST_TOP_P
 from api.schema.anthropic import LEAST_BUDGET, CountRequest
 from cluster.core.errors import InvalidRequest, Unsupported
 from cluster.core.sampling import Sampling

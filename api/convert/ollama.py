@@ -11,7 +11,8 @@ from typing import Any
 from api.ask import Ask, Chat, Message, Wish
 from api.convert.fields import checked
 from api.convert.ollama_answer import Lines, chat_part, generate_part, whole_answer
-from api.convert.openai_chat import LEAST_TOP_P, call_message
+from api.convert.openai_chat import call_message
+from api.convert.openai_sampling import LEAST_TOP_P
 from api.convert.openai_tools import tools_of
 from api.dialect import NDJSON, Choice, Reply
 from api.errors import error_body, fault_of, ollama_shape

@@ -11,6 +11,7 @@ from api.convert.fields import checked
 from api.convert.openai_format import wish_of
 from api.convert.openai_logprobs import logprobs_object
 from api.convert.openai_refuse import refuse_unsupported
+from api.convert.openai_sampling import sampling_of
 from api.convert.openai_tools import arguments_of, tools_of
 from api.dialect import SSE, Choice, Reply, comment, event, progress_line
 from api.errors import error_body, fault_of, retry_seconds
@@ -18,12 +19,8 @@ from api.schema.openai_chat import ChatMessage, ChatRequest
 from cluster.core.answer import Call, CallArguments, CallBegun, Part, Text, Thought
 from cluster.core.errors import InvalidRequest, TandemError
 from cluster.core.request import Finish, Progress, TokenLogprob, Usage
-from cluster.core.sampling import Sampling
 
 FINISH_REASONS = {Finish.STOP: "stop", Finish.LENGTH: "length"}
-
-LEAST_TOP_P = 1e-6
-"""Stands for top_p 0, which clients send for "only the likeliest"."""
 
 _ROLES = {"developer": "system"}
 """OpenAI's newer name for the role that chat templates know."""
@@ -49,7 +46,7 @@ class OpenAIChat:
             min_tokens=asked.min_tokens or 0,
             stop=tuple(asked.stop or ()),
             ignore_eos=bool(asked.ignore_eos),
-            sampling=_sampling(asked),
+            sampling=sampling_of(asked),
             seed=asked.seed,
             logit_bias=asked.logit_bias or {},
             n=asked.n or 1,
@@ -125,18 +122,6 @@ def _logprobs(asked: ChatRequest) -> int | None:
             "top_logprobs: only allowed when logprobs is true", param="top_logprobs"
         )
     return asked.top_logprobs or 0 if asked.logprobs else None
-
-
-def _sampling(asked: ChatRequest) -> Sampling:
-    return Sampling(
-        temperature=1.0 if asked.temperature is None else asked.temperature,
-        top_k=max(0, asked.top_k or 0),
-        top_p=1.0 if asked.top_p is None else max(asked.top_p, LEAST_TOP_P),
-        min_p=asked.min_p or 0.0,
-        repetition_penalty=asked.repetition_penalty or 1.0,
-        presence_penalty=asked.presence_penalty or 0.0,
-        frequency_penalty=asked.frequency_penalty or 0.0,
-    )
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:

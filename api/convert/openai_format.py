@@ -12,11 +12,11 @@ from typing import Any
 from api.ask import Wish
 from api.convert.fields import LONGEST
 from api.convert.form import as_object
-from api.schema.openai_chat import ChatRequest
+from api.schema.openai_common import Formed
 from cluster.core.errors import InvalidRequest
 
 
-def wish_of(asked: ChatRequest) -> Wish | None:
+def wish_of(asked: Formed) -> Wish | None:
     """What is asked of the answer's form; raises InvalidRequest when it is said twice, or in a
     way that makes no sense."""
     found = [*response_format(asked.response_format), *_structured(asked.structured_outputs)]

@@ -1,4 +1,4 @@
-"""Parameters of /v1/chat/completions that are understood and not possible, refused by name.
+"""Parameters of OpenAI's paths that are understood and not possible, refused by name.
 
 Ignoring them would answer another question than the one asked. Values that ask for nothing
 (null, an empty list, the default) pass.
@@ -6,31 +6,38 @@ Ignoring them would answer another question than the one asked. Values that ask 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from api.schema.openai_chat import ChatMessage, ChatRequest
+from api.schema.openai_common import Shape
 from cluster.core.errors import InvalidRequest, Unsupported
 
 _NOTHING: tuple[Any, ...] = (None, False, 0, "", [], {})
 
 
-def _asks_nothing(value: Any) -> bool:
+Harmless = Callable[[Any], bool]
+"""Whether a value asks for nothing."""
+
+
+def asks_nothing(value: Any) -> bool:
+    """Whether it is null, or as good as that."""
     return value in _NOTHING
 
 
-def _one_of(*harmless: Any) -> Callable[[Any], bool]:
+def one_of(*harmless: Any) -> Harmless:
+    """Null, and these, ask for nothing."""
     return lambda value: value is None or value in harmless
 
 
-_HARMLESS: dict[str, Callable[[Any], bool]] = {
-    "functions": _asks_nothing,
-    "function_call": _one_of("none", "auto"),
-    "modalities": _one_of([], ["text"]),
-    "audio": _asks_nothing,
-    "prediction": _asks_nothing,
-    "web_search_options": _one_of(),
-    "stop_token_ids": _asks_nothing,
+_HARMLESS: dict[str, Harmless] = {
+    "functions": asks_nothing,
+    "function_call": one_of("none", "auto"),
+    "modalities": one_of([], ["text"]),
+    "audio": asks_nothing,
+    "prediction": asks_nothing,
+    "web_search_options": one_of(),
+    "stop_token_ids": asks_nothing,
 }
 
 _MESSAGE_FIELDS = ("function_call", "audio")
@@ -38,11 +45,16 @@ _MESSAGE_FIELDS = ("function_call", "audio")
 
 def refuse_unsupported(asked: ChatRequest) -> None:
     """Raise Unsupported for the first parameter that this version can't honour."""
-    for name, harmless in _HARMLESS.items():
-        if not harmless(getattr(asked, name)):
-            raise Unsupported(f"{name} is not supported by this version of Tandem", param=name)
+    refuse_fields(asked, _HARMLESS)
     for index, message in enumerate(asked.messages):
         _refuse_in_message(message, f"messages[{index}]")
+
+
+def refuse_fields(asked: Shape, fields: Mapping[str, Harmless]) -> None:
+    """Raise Unsupported for the first of `fields` that asks for something."""
+    for name, harmless in fields.items():
+        if not harmless(getattr(asked, name)):
+            raise Unsupported(f"{name} is not supported by this version of Tandem", param=name)
 
 
 def _refuse_in_message(message: ChatMessage, where: str) -> None:
@@ -53,7 +65,7 @@ def _refuse_in_message(message: ChatMessage, where: str) -> None:
             param=f"{where}.role",
         )
     for name in _MESSAGE_FIELDS:
-        if not _asks_nothing(getattr(message, name)):
+        if not asks_nothing(getattr(message, name)):
             raise Unsupported(
                 f"{where}.{name} is not supported by this version of Tandem",
                 param=f"{where}.{name}",

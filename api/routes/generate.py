@@ -70,9 +70,8 @@ class Generate:
         compared = terms.lasting or len(streams) > 0
 
         def read() -> tuple[Prepared, Terms]:
-            return self._read(body, caller), terms.asking(
-                scope["path"], body
-            ) if compared else terms
+            whole = terms.asking(scope["path"], body) if compared else terms
+            return self._read(body, caller), whole
 
         async with AsyncExitStack() as stack:
             stack.enter_context(self._service.quota.enter(caller))

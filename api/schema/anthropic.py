@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from api.schema.openai_chat import MAX_STOPS, StopString
+from api.schema.openai_common import MAX_STOPS, StopString
 from api.schema.openai_tools import Name
 
 MAX_TOOLS = 512

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from api.schema.openai_chat import MAX_STOP_LENGTH, MAX_TOP_LOGPROBS
+from api.schema.openai_common import MAX_STOP_LENGTH, MAX_TOP_LOGPROBS
 
 MAX_STOPS = 16
 
