@@ -16,6 +16,8 @@ from api.schema.anthropic import CountRequest, MessagesRequest
 from api.schema.bench import BenchRequest
 from api.schema.ollama import OllamaChatRequest, OllamaGenerateRequest, OllamaShowRequest
 from api.schema.openai_chat import ChatRequest
+from api.schema.openai_completions import CompletionsRequest
+from api.schema.openai_responses import ResponsesRequest
 from api.schema.tokens import DetokenizeRequest, TokenizeRequest
 
 JSON = "application/json"
@@ -48,6 +50,8 @@ class Operation:
     errors: tuple[int, ...] = ANYWHERE
     status: int | None = 200
     """Of an answer that is no error; None where there is none."""
+    query: tuple[str, ...] = ()
+    """Names of what may follow the path, all optional."""
     bare: bool = False
     """It is at its path without /v1 too."""
     example: Mapping[str, Any] | None = None
@@ -77,6 +81,55 @@ OPERATIONS: tuple[Operation, ...] = (
         "POST", "/v1/chat/completions", "OpenAI", "Answer a conversation",
         answers.ChatCompletion, ChatRequest, also=(EVENTS,), errors=ALL, bare=True,
         example=_SAID,
+    ),
+    Operation(
+        "POST", "/v1/completions", "OpenAI", "Continue a text",
+        answers.Completion, CompletionsRequest, also=(EVENTS,), errors=ALL, bare=True,
+        example={"prompt": "Once upon a time", "max_tokens": 8},
+    ),
+    Operation(
+        "POST", "/v1/responses", "OpenAI", "Answer a conversation that the server may keep",
+        answers.StoredResponse, ResponsesRequest, also=(EVENTS,), errors=ALL, bare=True,
+        example={"input": "Say hello"},
+    ),
+    Operation(
+        "GET", "/v1/responses/{id}", "OpenAI", "A response that was kept, or its events",
+        answers.StoredResponse, also=(EVENTS,), errors=(*_FOUND, 400), bare=True,
+        query=("stream", "starting_after"),
+    ),
+    Operation(
+        "DELETE", "/v1/responses/{id}", "OpenAI", "Forget a response; one that runs is stopped",
+        answers.ResponseDeleted, errors=_FOUND, bare=True,
+    ),
+    Operation(
+        "POST", "/v1/responses/{id}/cancel", "OpenAI", "Stop a response in the background",
+        answers.StoredResponse, errors=(*_FOUND, 400), bare=True,
+    ),
+    Operation(
+        "GET", "/v1/responses/{id}/input_items", "OpenAI", "What a response was asked",
+        answers.InputItems, errors=(*_FOUND, 400), bare=True,
+        query=("order", "after", "limit"),
+    ),
+    Operation(
+        "GET", "/v1/stream/{id}", "Streams", "Follow a conversation's stream from an offset on",
+        also=(EVENTS, LINES, JSON), errors=(*_FOUND, 400), bare=True, query=("from",),
+    ),
+    Operation(
+        "DELETE", "/v1/stream/{id}", "Streams", "Stop a conversation's stream",
+        status=204, errors=_FOUND, bare=True,
+    ),
+    Operation(
+        "GET", "/v1/stream", "Streams", "Follow the stream of the conversation ?conv_id=",
+        also=(EVENTS, LINES, JSON), errors=(*_FOUND, 400), bare=True, query=("conv_id", "from"),
+    ),
+    Operation(
+        "DELETE", "/v1/stream", "Streams", "Stop the stream of the conversation ?conv_id=",
+        status=204, errors=(*ANYWHERE, 400), bare=True, query=("conv_id",),
+    ),
+    Operation(
+        "POST", "/v1/streams/lookup", "Streams", "What is known of some conversations' streams",
+        list[answers.StreamState], answers.Lookup, errors=ALL, bare=True,
+        example={"conversation_ids": ["chat-1"]},
     ),
     Operation(
         "GET", "/v1/models", "OpenAI", "List the models that are served",

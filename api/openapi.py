@@ -16,7 +16,8 @@ from cluster.core.versions import versions
 REFERENCE = "#/components/schemas/"
 
 _ABOUT = (
-    "A cluster that serves one large language model, in the dialects of OpenAI and Ollama. "
+    "A cluster that serves one large language model, in the dialects of OpenAI, Anthropic and "
+    "Ollama. "
     "Each answer has the header x-request-id, which the server's log has too."
 )
 _HEADERS = {
@@ -82,10 +83,11 @@ def _operation(one: Operation, schemas: _Schemas) -> dict[str, Any]:
         "responses": _responses(one, schemas),
     }
     names = re.findall(r"{(\w+)}", one.path)
-    if names:
+    places = [("path", name) for name in names] + [("query", name) for name in one.query]
+    if places:
         made["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-            for name in names
+            {"name": name, "in": place, "required": place == "path", "schema": {"type": "string"}}
+            for place, name in places
         ]
     if one.request is not None:
         content: dict[str, Any] = {"schema": schemas[_key(one, "request")]}

@@ -10,6 +10,7 @@ from typing import Self
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from api.caller import caller_of
 from cluster.core.errors import InvalidRequest
 
 CONVERSATION = "X-Conversation-Id"
@@ -72,18 +73,12 @@ def terms_of(scope: Scope) -> Terms:
     """The terms that a request's headers state. Raises InvalidRequest that names the header."""
     headers = Headers(scope=scope)
     return Terms(
-        owner=owner_of(scope),
+        owner=caller_of(scope).owner,
         conversation=_name(headers, CONVERSATION),
         key=_name(headers, KEY),
         lease=_lease(headers),
         after=last_event(headers),
     )
-
-
-def owner_of(scope: Scope) -> str:
-    """Whose a request's streams are: that of its API key; empty where there are no keys."""
-    owner: str = getattr(scope.get("tandem.caller"), "owner", "")
-    return owner
 
 
 def last_event(headers: Headers) -> int | None:

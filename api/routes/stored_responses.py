@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from api.caller import caller_of
 from api.convert.openai_chat import as_line, error_event
 from api.dialect import SSE, event
 from api.hangup import until_hangup
@@ -24,13 +25,6 @@ CANCEL_SECONDS = 10.0
 
 MOST_ITEMS = 100
 DEFAULT_ITEMS = 20
-
-
-def owner_of(scope: Scope) -> str:
-    """Whose responses a request may see: one name for each API key, "" where none is needed."""
-    caller = scope.get("tandem.caller")
-    owner: str = "" if caller is None else caller.owner
-    return owner
 
 
 class Retrieve:
@@ -81,7 +75,7 @@ def delete(service: Service) -> Endpoint:
 
     async def endpoint(request: Request) -> Response:
         response_id = request.path_params["id"]
-        service.responses.delete(owner_of(request.scope), response_id)
+        service.responses.delete(caller_of(request.scope).owner, response_id)
         return JSONResponse({"id": response_id, "object": "response", "deleted": True})
 
     return endpoint
@@ -137,7 +131,7 @@ def input_items(service: Service) -> Endpoint:
 
 
 def _stored(service: Service, request: Request) -> Stored:
-    return service.responses.get(owner_of(request.scope), request.path_params["id"])
+    return service.responses.get(caller_of(request.scope).owner, request.path_params["id"])
 
 
 def _number(

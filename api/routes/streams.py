@@ -10,13 +10,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from api.body import parse_object, read_body
+from api.caller import caller_of
 from api.errors import error_answer
 from api.follow import follow
 from api.hangup import until_hangup
 from api.request_id import request_id
 from api.sse import start_message
 from api.streams import Stream, Streams
-from api.terms import last_event, offset_of, owner_of
+from api.terms import last_event, offset_of
 from cluster.core.errors import InvalidRequest, NotFound, OffsetLost
 
 EARLIEST = "X-Stream-Earliest"
@@ -38,10 +39,10 @@ class OneStream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         conversation = _conversation(scope)
         if scope["method"] == "DELETE":
-            self._streams.delete(owner_of(scope), conversation)
+            self._streams.delete(caller_of(scope).owner, conversation)
             await Response(status_code=204)(scope, receive, send)
             return
-        stream = self._streams.of_conversation(owner_of(scope), conversation)
+        stream = self._streams.of_conversation(caller_of(scope).owner, conversation)
         if stream is None:
             raise NotFound(
                 f"there is no stream of the conversation {conversation[:200]!r}", param="id"
@@ -71,7 +72,7 @@ class LookupStreams:
         if body is None:
             return
         asked = _ids(parse_object(body))
-        found = self._streams.lookup(owner_of(scope), asked)
+        found = self._streams.lookup(caller_of(scope).owner, asked)
         answer = JSONResponse(
             [stream_object(stream) for stream in found], headers={"cache-control": "no-store"}
         )

@@ -5,9 +5,9 @@ Lists and objects that other fields hold are shown as far as clients commonly re
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.core.view import ClusterView
 
@@ -92,6 +92,77 @@ class ChatCompletion(_Answer):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+
+
+class CompletionChoice(_Answer):
+    """One continuation."""
+
+    index: int
+    text: str
+    logprobs: dict[str, Any] | None
+    finish_reason: Literal["stop", "length"]
+
+
+class Completion(_Answer):
+    """OpenAI's text completion."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage
+
+
+class StoredResponse(_Answer):
+    """OpenAI's response, as far as it has come."""
+
+    id: str
+    object: Literal["response"]
+    created_at: float
+    status: Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
+    model: str
+    output: list[dict[str, Any]]
+    """Items of the types reasoning, message and function_call."""
+    usage: dict[str, Any] | None
+    error: dict[str, Any] | None
+    incomplete_details: dict[str, Any] | None
+
+
+class ResponseDeleted(_Answer):
+    """A response is forgotten."""
+
+    id: str
+    object: Literal["response"]
+    deleted: Literal[True]
+
+
+class InputItems(_Answer):
+    """Some of what a response was asked."""
+
+    object: Literal["list"]
+    data: list[dict[str, Any]]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class Lookup(BaseModel):
+    """Which conversations are asked for."""
+
+    conversation_ids: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=1024)]
+
+
+class StreamState(_Answer):
+    """What is known of one conversation's stream."""
+
+    conversation_id: str
+    is_done: bool
+    total_bytes: int
+    earliest_offset: int
+    started_at: float
+    completed_at: float
+    """0 while it runs."""
 
 
 class BenchStep(_Answer):
