@@ -6,14 +6,15 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import httpx
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
+from api.access import AccessPolicy
 from api.app import create_app
+from api.caller import Caller
 from api.service import Service
 from api.streams import StreamLimits, Streams
 from cluster.core.clock import ManualClock
@@ -28,17 +29,12 @@ HELLO = ["Hel", "lo, ", "日本", " world"]
 CONV, KEY = "X-Conversation-Id", "Idempotency-Key"
 
 
-class Owners:
-    """Stands for access control: the owner is what a header says."""
+class ByHeader(AccessPolicy):
+    """Stands for API keys: the owner is what a header says."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            owner = dict(scope["headers"]).get(b"x-owner", b"").decode()
-            scope["tandem.caller"] = SimpleNamespace(owner=owner)
-        await self.app(scope, receive, send)
+    def admit(self, scope: Scope) -> Caller:
+        owner = dict(scope["headers"]).get(b"x-owner", b"").decode()
+        return Caller(owner, owner, owner)
 
 
 class Server:
@@ -90,8 +86,10 @@ async def served(
     """With a clock that stands still, unless signs of life are wanted every `beat` seconds."""
     clock = ManualClock(100.0)
     times = {} if beat is None else {"sign_of_life": beat}
-    app = create_app(coordinator, streams=limits, clock=None if beat else clock, **times)
-    async with running(Owners(app)) as port:
+    app = create_app(
+        coordinator, access=ByHeader(), streams=limits, clock=None if beat else clock, **times
+    )
+    async with running(app) as port:
         url = f"http://127.0.0.1:{port}"
         connections = httpx.Limits(max_connections=200)
         async with httpx.AsyncClient(base_url=url, timeout=10, limits=connections) as http:

@@ -21,7 +21,7 @@ from tests.integration.fakes import END, FakeRanks, FakeTokenizer, answer, make_
 from tests.unit.api.fake import CHAT, serving
 
 LIMITS = Limits(parked=0, queue=2)
-PROMPT = FakeTokenizer().render([{"content": [{"type": "text", "text": "Hi"}]}])
+PROMPT = FakeTokenizer().render([{"content": "Hi"}])
 
 
 @pytest.fixture
