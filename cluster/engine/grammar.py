@@ -22,8 +22,6 @@ from cluster.core.errors import ProtocolError, StepRefused
 from cluster.core.ids import Slot
 from cluster.core.plan import Admit
 
-SMALL = 1 << 15
-"""Ids of a vocabulary up to which a mask is sooner filled than handed to a thread and back."""
 WAIT_SECONDS = 30.0
 """Longest wait for the threads; llguidance's own limits end its work long before."""
 
@@ -73,8 +71,7 @@ class Grammars:
         can't be read is told by the first `allowed`."""
         self._vocab = vocab
         self._guides: dict[Slot, Future[_Guide]] = {}
-        self._masks: tuple[tuple[Slot, ...], Future[NDArray[np.bool_]] | None] | None = None
-        """Of which slots masks are wanted, and what fills them; None for `allowed` itself."""
+        self._masks: tuple[tuple[Slot, ...], Future[NDArray[np.bool_]]] | None = None
         # Two threads: a grammar that takes long to compile must not delay the masks of others.
         self._compiling = ThreadPoolExecutor(1, "grammar")
         self._masking = ThreadPoolExecutor(1, "mask")
@@ -99,13 +96,8 @@ class Grammars:
     def begin(self, slots: Sequence[Slot]) -> None:
         """Start computing what `slots` may sample next; all their ids so far have been noted."""
         rows = tuple(slot for slot in dict.fromkeys(slots) if slot in self._guides)
-        if not rows:
-            self._masks = None
-            return
         guides = [self._guides[slot] for slot in rows]
-        inline = self._vocab <= SMALL and all(guide.done() for guide in guides)
-        job = None if inline else self._masking.submit(self._fill, guides)
-        self._masks = (rows, job)
+        self._masks = (rows, self._masking.submit(self._fill, guides)) if rows else None
 
     def allowed(self, slots: Sequence[Slot]) -> NDArray[np.bool_] | None:
         """What each of `slots` may sample next: bool `[len(slots), vocab]`, all True for a slot
@@ -123,10 +115,7 @@ class Grammars:
         assert self._masks is not None
         rows, job = self._masks
         try:
-            if job is None:
-                masks = self._fill([self._guides[slot] for slot in rows])
-            else:
-                masks = job.result(WAIT_SECONDS)
+            masks = job.result(WAIT_SECONDS)
         except TimeoutError:
             raise StepRefused(f"no mask of slots {rows} within {WAIT_SECONDS:.0f} s") from None
         if rows == tuple(slots):

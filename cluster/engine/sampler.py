@@ -89,8 +89,6 @@ class Sampler:
         if batch.plain and allowed is None:
             return mx.argmax(logits, axis=-1).astype(mx.int32)
         scores = logits.astype(mx.float32)
-        if batch.plain and allowed is not None:
-            return mx.argmax(_only(allowed, scores), axis=-1).astype(mx.int32)
         scores = mx.where(mx.isnan(scores), -mx.inf, scores)
         scores = self._adjust(batch, scores)
         if batch.random:
@@ -99,7 +97,8 @@ class Sampler:
                 scores = mx.where(allowed, scores, -mx.inf)
             scores = _perturb(batch, scores, positions)
         if allowed is not None:
-            scores = _only(allowed, scores)
+            # What is allowed wins over what is not, however unlikely it has become.
+            scores = mx.where(allowed, mx.maximum(scores, _LEAST), -mx.inf)
         ids = mx.argmax(scores, axis=-1).astype(mx.int32)
         for i, row in enumerate(batch.rows):
             if row.counts is not None:
@@ -169,11 +168,6 @@ class Sampler:
         if known:
             added[mx.array(list(known))] = mx.array(list(known.values()))
         return added
-
-
-def _only(allowed: mx.array, scores: mx.array) -> mx.array:
-    """What is allowed wins over what is not, however unlikely it has become, NaN included."""
-    return mx.where(allowed, mx.where(scores > _LEAST, scores, _LEAST), -mx.inf)
 
 
 class Report:
