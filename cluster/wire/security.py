@@ -43,7 +43,7 @@ _SERVER: Sequence[tuple[str, Any]] = [
     *_KEEPALIVE,
     # Without this two servers could share one port, and each would get half the calls.
     ("grpc.so_reuseport", 0),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.max_receive_message_length", 16 << 20),
 ]
 
