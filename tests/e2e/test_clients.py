@@ -101,9 +101,8 @@ def told_by_every_dialect(server: Server, model: str) -> dict[str, tuple[str, in
     with ollama.Client(host=url) as local:
         options = {"temperature": 0, "num_predict": 20}
         answered = local.chat(model, [{"role": "user", "content": QUESTION}], options=options)
-        told["ollama chat"] = (
-            answered.message.content or "", answered.prompt_eval_count or 0, answered.eval_count or 0
-        )  # fmt: skip
+        text, counts = answered.message.content, (answered.prompt_eval_count, answered.eval_count)
+        told["ollama chat"] = (text or "", counts[0] or 0, counts[1] or 0)
         generated = local.generate(model, QUESTION, options=options)
         told["ollama generate"] = (
             generated.response, generated.prompt_eval_count or 0, generated.eval_count or 0
