@@ -112,9 +112,9 @@ def test_two_that_add_at_once_lose_nothing(path: Path) -> None:
 
 
 def test_the_home_folder_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
-    assert key_path(None) == Path("/home/me/.config/tandem/keys.json")
-    assert key_path(Path("~/k.json")) == Path("/home/me/k.json")
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert key_path(None) == Path("/somewhere/.config/tandem/keys.json")
+    assert key_path(Path("~/k.json")) == Path("/somewhere/k.json")
 
 
 class TestKeyRing:
