@@ -175,6 +175,20 @@ def test_calls(inner: str, name: str, arguments: object, ended: bool) -> None:
         assert got == arguments
 
 
+@pytest.mark.parametrize(
+    "inner",
+    [
+        r'{"name": "f\ud83d", "arguments": {"a": "\ud83d"}}',
+        r'[{"name": "f\ud83d", "arguments": {"a": "\ud83d"}}]',
+        r'{"name": "f\ud83d", "arguments": "{\"a\": \"\\ud83d\"}"}',
+    ],
+)
+def test_half_characters_in_calls_can_be_sent(inner: str) -> None:
+    ((_, name, arguments),) = both(f"<tool_call>{inner}</tool_call>")
+    assert (name, json.loads(arguments)) == ("f?", {"a": "\ud83d"})
+    assert arguments.isascii()
+
+
 def test_several_calls_in_one_block() -> None:
     inner = '{"name": "f", "arguments": {"a": 1}}'
     expected = [F, F]
@@ -226,8 +240,13 @@ def test_what_was_told_of_a_broken_call_stays_and_the_rest_is_text() -> None:
 
 @pytest.mark.parametrize(
     "inner",
-    ["{oops}", '{"arguments": {"a": 1}}', "[1]", "[]", '{"name": 7}', '{"name": ""}', "{" * 3000],
-)
+    [
+        "{oops}", '{"arguments": {"a": 1}}', "[1]", "[]", '{"name": 7}', '{"name": ""}', "{" * 3000,
+        *('{"function": ' * deep + '{"name": "f"}' + "}" * deep for deep in (300, 900, 950)),
+        *('[{"name": "f", "arguments": ' + '{"a": ' * deep + "1" + "}" * deep + "}]"
+          for deep in (300, 900)),
+    ],
+)  # fmt: skip
 def test_what_can_not_be_mended_is_text(inner: str) -> None:
     answer = f"<tool_call>{inner}</tool_call>"
     assert both(answer) == [("Text", answer)]
