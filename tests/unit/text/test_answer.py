@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from copy import deepcopy
 from itertools import pairwise
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from cluster.core.answer import CallArguments, CallBegun, Part, Text, Thought
 from cluster.text import block, json_block
-from cluster.text.answer import GAP, AnswerParser
+from cluster.text.answer import DOUBTS, GAP, AnswerParser
 from cluster.text.notation import Notation
 
 JSON = Notation("<think>", "</think>", "<tool_call>", "</tool_call>")
@@ -229,6 +230,25 @@ def test_a_long_string_after_an_end_marker_is_not_held_back_for_ever() -> None:
     (part,) = parser.feed("x" * json_block.DOUBT)
     assert isinstance(part, CallArguments)
     assert parser.feed("y</tool_call>z")
+
+
+@pytest.mark.parametrize("after", [" ", "}"])
+def test_what_follows_a_call_with_a_marker_in_it_is_not_held_back_for_ever(after: str) -> None:
+    answer = '<tool_call>{"name": "f", "arguments": {"a": "</tool_call>"}}' + after * 5000
+    parser = AnswerParser(JSON, tools=TOOLS)
+    said = told([part for text in answer for part in parser.feed(text)])
+    assert said == [("Call", "f", '{"a": "</tool_call>"}')]
+    assert both(answer + "</tool_call>") == said
+
+
+def test_markers_in_strings_are_read_on_from_a_bounded_number_of_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copies = []
+    monkeypatch.setattr(json_block, "deepcopy", lambda call: copies.append(0) or deepcopy(call))
+    said = parsed(['<tool_call>{"name": "f", "a": "</tool_call>' * 50])
+    assert said == [("Call", "f", "{}")] * 50
+    assert len(copies) == DOUBTS
 
 
 def test_what_was_told_of_a_broken_call_stays_and_the_rest_is_text() -> None:
