@@ -173,12 +173,12 @@ class Generate:
                 await self._stream(reply, prepared, writer, replay, caller)
                 return
             try:
-                whole = await self._whole(reply, prepared, caller)
+                whole = as_json(await self._whole(reply, prepared, caller))
             except TandemError as error:
                 refuse(replay, error)
             else:
                 replay.begin(JSON, prepared.form.headers)
-                replay.finish(as_json(whole))
+                replay.finish(whole)
 
         return Production(run, refuse, lambda error: self._dialect.writer(reply).fail(error))
 
