@@ -38,7 +38,7 @@ def arguments_of(text: Any) -> dict[str, Any]:
         return text
     try:
         value = json.loads(text or "{}")
-    except (ValueError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
         value = text
     if too_deep(value):
         value = text

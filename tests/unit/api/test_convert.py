@@ -298,6 +298,14 @@ def test_a_replayed_call_is_recalled_while_it_is_unchanged() -> None:
     assert len(recall) == 1
 
 
+@pytest.mark.parametrize("value", [True, 1, 0.5, ["a"]])
+def test_arguments_that_are_no_json_text_are_kept(value: Any, tokenizer: Tokenizer) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": value}}
+    said = {"role": "assistant", "content": "", "tool_calls": [call]}
+    assert arguments_of(value) == {"arguments": value}
+    assert orders(tokenizer, messages=[said])
+
+
 def test_arguments_that_are_nested_too_deeply_are_kept_as_they_are_written() -> None:
     for deep in (500, 100_000):
         text = '{"a": ' * deep + "1" + "}" * deep
