@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope
 
 from api.convert.fields import path_of
 from cluster.core.errors import BodyTooLarge, BodyTooSlow, InvalidRequest
+from cluster.text.json_scan import DEPTH, too_deep
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 """An escape that may be half of a character beyond U+FFFF; raw UTF-8 can't have one."""
@@ -72,6 +73,8 @@ def parse_object(body: bytes) -> dict[str, Any]:
     try:
         text = body.decode("utf-8")
         value = json.loads(text, parse_constant=_no_such_number)
+        if too_deep(value):
+            raise InvalidRequest(f"the body is nested more than {DEPTH} deep")
         if _SURROGATE.search(text):
             _refuse_half_characters(value, ())
     except UnicodeDecodeError as error:

@@ -29,5 +29,8 @@ class Live:
 
     def find(self, shown: str, owner: str) -> RequestId | None:
         """The request of `owner` whose answer has the id `shown`; None when there is none."""
-        request = RequestId(shown)
-        return request if self._owners.get(request) == owner else None
+        # A response is shown with an underscore where its request has a dash.
+        for name in (shown, shown.replace("_", "-", 1)):
+            if self._owners.get(request := RequestId(name)) == owner:
+                return request
+        return None

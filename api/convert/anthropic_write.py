@@ -45,7 +45,8 @@ def message_object(reply: Reply, choice: Choice) -> dict[str, Any]:
 
 
 def input_of(arguments: str) -> dict[str, Any]:
-    """A call's arguments as an object; an empty one for those that a length has cut off."""
+    """A call's arguments as an object; an empty one for those that a length has cut off, or that
+    can't be sent as one: a number beyond all floats, half of a surrogate pair."""
     try:
         value = json.loads(arguments)
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()  # or it can't be sent

@@ -16,6 +16,7 @@ from api.ask import Wish
 from cluster.core.errors import GrammarRefused, Interrupted, InvalidRequest
 from cluster.core.request import Finish
 from cluster.text import grammar
+from cluster.text.json_scan import too_deep
 from cluster.text.tokenizer import Tokenizer
 
 CHOICES = 1000
@@ -90,8 +91,10 @@ def _schema(wish: Wish) -> dict[str, Any]:
     if isinstance(value, str):  # as vLLM takes it
         try:
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidRequest(f"{wish.param}: {error}", param=wish.param) from error
+        if too_deep(value):
+            raise InvalidRequest(f"{wish.param}: is nested too deeply", param=wish.param)
     return as_object(value, wish.param)
 
 
@@ -134,6 +137,8 @@ def check_answer(form: AnswerFormat, text: str, finish: Finish, *, stops: bool) 
         return
     try:
         json.loads(text)
+    except RecursionError:
+        return  # too deep to be read here; nothing says that it is not whole
     except ValueError as error:
         raise Interrupted(
             "the answer is incomplete: its schema became too ambiguous to follow"

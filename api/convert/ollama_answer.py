@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from api.convert.anthropic_write import input_of
 from api.convert.openai_chat import FINISH_REASONS, as_line, call_id
 from api.convert.openai_logprobs import UNLIKELY
 from api.dialect import Choice, Reply
@@ -39,7 +40,7 @@ def _beside(thought: str, calls: Sequence[Call]) -> dict[str, Any]:
 
 
 def _call_object(call: Call) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": json.loads(call.arguments)}
+    function = {"name": call.name, "arguments": input_of(call.arguments)}
     return {"id": call_id(call.id), "function": function}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from api.convert.fields import checked
 from api.schema.openai_tools import NamedChoice, Tools
 from cluster.core.errors import InvalidRequest
+from cluster.text.json_scan import too_deep
 
 
 def tools_of(tools: Any, choice: Any) -> tuple[tuple[dict[str, Any], ...], str, str]:
@@ -37,6 +38,8 @@ def arguments_of(text: Any) -> dict[str, Any]:
         return text
     try:
         value = json.loads(text or "{}")
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
+        value = text
+    if too_deep(value):
         value = text
     return value if isinstance(value, dict) else {"arguments": value}

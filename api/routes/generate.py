@@ -35,7 +35,7 @@ from api.serving import Generation
 from api.sse import Connection, Sink, signs_of_life
 from api.streams import Production, Stream
 from api.terms import Terms, terms_of
-from cluster.core.errors import RequestError, TandemError
+from cluster.core.errors import RequestError, TandemError, TooManyRequests
 
 JSON = "application/json"
 
@@ -74,7 +74,12 @@ class Generate:
             return self._read(body, caller), whole
 
         async with AsyncExitStack() as stack:
-            stack.enter_context(self._service.quota.enter(caller))
+            try:
+                stack.enter_context(self._service.quota.enter(caller))
+            except TooManyRequests:
+                if compared and await self._attached(body, terms, scope, send):
+                    return
+                raise
             # In a thread, so that a long prompt doesn't stall other streams. Not abandoned when
             # the client leaves: the limiter counts it until it is done.
             with anyio.CancelScope(shield=terms.lasting):
@@ -99,6 +104,21 @@ class Generate:
                 whole = await self._whole(reply, prepared, caller)
                 answer = JSONResponse(whole, headers=prepared.form.headers)
                 await answer(scope, receive, send)
+
+    async def _attached(self, body: bytes, terms: Terms, scope: Scope, send: Send) -> bool:
+        """Follow an answer that is there already: it takes no more of its key's limits, and may be
+        what has used them up. False when there is none."""
+        whole = await to_thread.run_sync(
+            terms.asking, scope["path"], body, limiter=self._service.tokenizing
+        )
+        stream = self._service.streams.find(whole)
+        if stream is None:
+            return False
+        if terms.lease is not None:
+            stream.lease = terms.lease
+        with stream.followed():
+            await follow(stream, send, _place(stream, terms), found=True)
+        return True
 
     def _read(self, body: bytes, caller: Caller) -> Prepared:
         """All that can be checked without the coordinator's state."""
@@ -173,12 +193,12 @@ class Generate:
                 await self._stream(reply, prepared, writer, replay, caller)
                 return
             try:
-                whole = await self._whole(reply, prepared, caller)
+                whole = as_json(await self._whole(reply, prepared, caller))
             except TandemError as error:
                 refuse(replay, error)
             else:
                 replay.begin(JSON, prepared.form.headers)
-                replay.finish(as_json(whole))
+                replay.finish(whole)
 
         return Production(run, refuse, lambda error: self._dialect.writer(reply).fail(error))
 

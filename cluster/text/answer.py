@@ -18,6 +18,8 @@ PIECE = 4096
 """Characters read at a time; what is left of them is copied after each marker."""
 REFUSALS = 8
 """Blocks that are read once more as what they are not; a bound on the work."""
+DOUBTS = 8
+"""Calls that are read to the end of a string in vain, to see what a marker in it is; the same."""
 
 
 class AnswerParser:
@@ -57,6 +59,7 @@ class AnswerParser:
         self._block: Block | None = None
         self._count = 0
         self._refusals = 0
+        self._doubts = 0
         self._parts: list[Part] = []
 
     def feed(self, text: str) -> list[Part]:
@@ -127,7 +130,11 @@ class AnswerParser:
         notation = self._notation
         if notation.json_calls or notation.parse is None:
             self._block = JsonBlock(
-                notation.call_start, notation.call_end, self._markers, self._count
+                notation.call_start,
+                notation.call_end,
+                self._markers,
+                self._count,
+                doubtful=self._doubts < DOUBTS,
             )
         else:
             self._block = ParsedBlock(notation, notation.parse, self._tools, self._count)
@@ -144,6 +151,7 @@ class AnswerParser:
         if block.over:
             self._block = None
             self._count += block.count
+            self._doubts += block.doubts
             self._refused(block.refused, final=final)
         return block.over
 

@@ -38,6 +38,8 @@ class Block(Protocol):
     """Once it is over: what turned out to be no call, and is text."""
     count: int
     """Calls that were begun."""
+    doubts: int
+    """Times that text was read in vain, and will be once more."""
 
     def feed(self, text: str) -> int:
         """How much of `text` is read; the rest comes again, with more after it, or after the
@@ -57,6 +59,7 @@ class BlockBase:
         self.over = False
         self.refused = ""
         self.count = 0
+        self.doubts = 0
         self._index = index
         self._raw: list[str] = [start]
         self._length = 0

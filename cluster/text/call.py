@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cluster.core.answer import CallArguments, CallBegun, Part
-from cluster.text.json_scan import SPACE, JsonScanner, mended
+from cluster.text.json_scan import SPACE, JsonScanner, mended, too_deep
 
 LITERAL = 64 << 10
 """Characters of the longest text that is tried as a Python literal; that takes much memory."""
@@ -141,8 +141,8 @@ class JsonCall:
 
 
 def begun(index: int, name: str) -> CallBegun:
-    """A call with a new id."""
-    return CallBegun(index, secrets.token_hex(12), name)
+    """A call with a new id. Half of a surrogate pair can't be sent: JSON's escapes can name one."""
+    return CallBegun(index, secrets.token_hex(12), name.encode(errors="replace").decode())
 
 
 def loosely(text: str) -> Any:
@@ -168,8 +168,11 @@ def loosely(text: str) -> Any:
 def calls_of(value: Any) -> list[tuple[str, str]]:
     """Names and arguments, as JSON, of one call or a list of them.
 
-    Raises ValueError when there is none, or something else among them.
+    Raises ValueError when there is none, or something else among them, or they are nested deeper
+    than readers of JSON go.
     """
+    if too_deep(value):
+        raise ValueError("nested too deeply")
     calls = [_call(item) for item in (value if isinstance(value, list) else [value])]
     if not calls:
         raise ValueError("no call")
@@ -202,7 +205,19 @@ def _object(value: Any) -> str:
         value = {}
     if not isinstance(value, dict):
         value = {"raw": value}
+    if too_deep(value):
+        raise ValueError("nested too deeply")
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        # Half of a surrogate pair stays the escape that it was: as a character it can't be sent.
+        return text if _has_no_half(text) else json.dumps(value, allow_nan=False)
     except (TypeError, RecursionError) as error:
         raise ValueError("arguments that aren't JSON") from error
+
+
+def _has_no_half(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -12,13 +12,19 @@ from cluster.text.marker import Markers
 DOUBT = 64 << 10
 """Most characters after an end marker in a string that are held back until it is known whether
 the marker belongs to the string."""
+TAIL = 1024
+"""Most characters of space and surplus brackets after a call that are held back with it."""
 
 
 class JsonBlock(BlockBase):
     """Calls as JSON, told as they come; `start` and `end` are empty for a bare one."""
 
-    def __init__(self, start: str, end: str, markers: Markers, index: int) -> None:
+    def __init__(
+        self, start: str, end: str, markers: Markers, index: int, *, doubtful: bool = True
+    ) -> None:
+        """Not `doubtful`: every end marker is taken for one, even in a string."""
         super().__init__(start, index)
+        self._doubtful = doubtful
         self._end = end
         self._ends = Markers([end])
         self._markers = markers
@@ -91,9 +97,9 @@ class JsonBlock(BlockBase):
             self.over = not self._end
         elif self._call.failed:
             self._fail()
-        elif end and self._call.in_string and not self._sure:
+        elif end and self._call.in_string and self._doubtful and not self._sure:
             self._trial, self._tried = deepcopy(self._call), 0
-        elif end and self._call.in_string:
+        elif end and self._call.in_string and self._sure:
             self._call.feed(end)
             self._told(end)
             return stop + len(end)
@@ -193,7 +199,8 @@ class JsonBlock(BlockBase):
             self._tried = self._try_on(trial, text)
         if trial.done:
             tail = self._tail(text)
-            if tail.startswith(self._end):
+            surplus = len(text) - self._tried - len(tail)
+            if tail.startswith(self._end) or surplus > TAIL:
                 self._commit(trial, text[: self._tried])
                 return self._tried
             if self._end.startswith(tail):
@@ -232,4 +239,5 @@ class JsonBlock(BlockBase):
     def _doubt_ends(self) -> None:
         """The marker was one: the string was never ended."""
         self._trial = None
+        self.doubts += 1
         self._complete(self._end)

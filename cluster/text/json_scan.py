@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from enum import Enum, auto
+from typing import Any
 
 SPACE = " \t\r\n"
 DEPTH = 200
@@ -258,6 +259,18 @@ class JsonScanner:
     def _release(self, text: str) -> None:
         self._out += [*self._held, text]
         self._held.clear()
+
+
+def too_deep(value: Any) -> bool:
+    """Whether lists and objects are nested more than DEPTH deep."""
+    level = [value]
+    for _ in range(DEPTH + 1):
+        level = [each for each in level if isinstance(each, dict | list)]
+        if not level:
+            return False
+        inner = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [item for items in inner for item in items]
+    return True
 
 
 def mended(text: str) -> str:

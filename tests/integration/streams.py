@@ -30,11 +30,13 @@ CONV, KEY = "X-Conversation-Id", "Idempotency-Key"
 
 
 class ByHeader(AccessPolicy):
-    """Stands for API keys: the owner is what a header says."""
+    """Stands for API keys: the owner is what a header says, and how much they may."""
 
     def admit(self, scope: Scope) -> Caller:
-        owner = dict(scope["headers"]).get(b"x-owner", b"").decode()
-        return Caller(owner, owner, owner)
+        headers = dict(scope["headers"])
+        owner = headers.get(b"x-owner", b"").decode()
+        most = headers.get(b"x-concurrency")
+        return Caller(owner, owner, owner, None if most is None else int(most))
 
 
 class Server:

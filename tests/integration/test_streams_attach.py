@@ -157,3 +157,20 @@ async def test_equal_requests_whose_clients_are_there_get_a_sample_each(
     async with server.asked("a"), server.asked("b"), server.asked():
         await wait_for(lambda: len(coordinator.generations) == 3)
         gate.open()
+
+
+@pytest.mark.parametrize("header", [CONV, KEY])
+async def test_who_comes_back_needs_no_more_of_the_key_s_limits(
+    server: Server, coordinator: FakeCoordinator, header: str
+) -> None:
+    gate = Gate()
+    coordinator.script = ["Hi", gate, "!"]
+    own = {"x_owner": "one", "x_concurrency": "1", header: "k"}
+    await server.begin(gate, **own)
+    another = await server.ask(body=question(seed=1), x_owner="one", x_concurrency="1")
+    assert another.status_code == 429
+    async with server.asked(**own) as response:
+        gate.open()
+        assert response.status_code == 200
+        assert text_of(await response.aread()) == "Hi!"
+    assert len(coordinator.generations) == 1

@@ -278,3 +278,12 @@ async def test_a_bug_in_one_answer_spares_the_others(
     gate.open()
     assert text_of((await server.get("good")).content) == "Hello"
     assert "world" in (await server.ask("bad")).text
+
+
+async def test_a_whole_answer_that_can_t_be_written_is_no_success(
+    server: Server, coordinator: FakeCoordinator
+) -> None:
+    coordinator.scripts = [["half a character: \ud800"]]
+    failed = await server.ask("bad", body=question())
+    assert failed.status_code == 500
+    assert "a bug in Tandem" in failed.text

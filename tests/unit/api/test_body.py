@@ -74,6 +74,7 @@ async def test_a_declared_size_that_is_none(length: str) -> None:
         (b"[1]", "object"),
         (b'{"a": ' + b"1" * 5000 + b"}", "number"),
         (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "deep"),
+        (b'{"a": ' * 500 + b"1" + b"}" * 500, "deep"),
         (b'{"a": ["b", {"c": "\\ud800"}]}', r"a\[1\]\.c: has half"),
         (b'{"\\ud800": 1}', "half"),
     ],

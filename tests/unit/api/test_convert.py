@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.ask import Chat
+from api.ask import Chat, Wish
 from api.choices import Choices
 from api.convert.fields import checked, path_of
+from api.convert.form import AnswerFormat, check_answer, to_format
 from api.convert.openai_chat import OpenAIChat, usage_object
+from api.convert.openai_tools import arguments_of
 from api.convert.orders import prepare
 from api.convert.recall import Recall
 from api.dialect import Choice, Reply
@@ -294,3 +296,29 @@ def test_a_replayed_call_is_recalled_while_it_is_unchanged() -> None:
     assert spoken("me") == {}
     recall.remember("me", [Call("1e", "add", "{}")], (4, 5, 6))
     assert len(recall) == 1
+
+
+@pytest.mark.parametrize("value", [True, 1, 0.5, ["a"]])
+def test_arguments_that_are_no_json_text_are_kept(value: Any, tokenizer: Tokenizer) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": value}}
+    said = {"role": "assistant", "content": "", "tool_calls": [call]}
+    assert arguments_of(value) == {"arguments": value}
+    assert orders(tokenizer, messages=[said])
+
+
+def test_arguments_that_are_nested_too_deeply_are_kept_as_they_are_written() -> None:
+    for deep in (500, 100_000):
+        text = '{"a": ' * deep + "1" + "}" * deep
+        assert arguments_of(text) == {"arguments": text}
+
+
+def test_a_schema_that_is_nested_too_deeply_is_refused(tokenizer: Tokenizer) -> None:
+    for deep in (500, 100_000):
+        text = '{"a": ' * deep + "1" + "}" * deep
+        with pytest.raises(InvalidRequest, match="guided_json"):
+            to_format(Wish("guided_json", "json", text), tokenizer)
+
+
+def test_a_json_answer_that_is_too_deep_to_be_read_is_an_answer() -> None:
+    text = "[" * 100_000 + "]" * 100_000
+    check_answer(AnswerFormat("g", json=True), text, Finish.STOP, stops=False)

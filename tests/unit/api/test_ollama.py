@@ -221,6 +221,14 @@ async def test_a_call_that_a_length_has_cut_off_is_left_out() -> None:
     assert whole["done_reason"] == "length"
 
 
+@pytest.mark.parametrize("value", ["1e999", '"\\ud83d"'])
+async def test_arguments_that_cant_be_sent_are_an_empty_object(value: str) -> None:
+    reply = await finished(["a"], chat(), timing=TIMING)
+    call = Call("1f", "f", f'{{"a": {value}}}')
+    whole = OllamaChat().whole(reply, [Choice(0, "", "", (call,), Finish.STOP)])
+    assert whole["message"]["tool_calls"][0]["function"] == {"name": "f", "arguments": {}}
+
+
 async def test_whole_answers() -> None:
     reply = await finished(["a", "b"], chat(), timing=TIMING, cached=3)
     choice = Choice(0, "ab", "Hm", (), Finish.STOP)

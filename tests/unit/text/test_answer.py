@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from copy import deepcopy
 from itertools import pairwise
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from cluster.core.answer import CallArguments, CallBegun, Part, Text, Thought
 from cluster.text import block, json_block
-from cluster.text.answer import GAP, AnswerParser
+from cluster.text.answer import DOUBTS, GAP, AnswerParser
 from cluster.text.notation import Notation
 
 JSON = Notation("<think>", "</think>", "<tool_call>", "</tool_call>")
@@ -175,6 +176,20 @@ def test_calls(inner: str, name: str, arguments: object, ended: bool) -> None:
         assert got == arguments
 
 
+@pytest.mark.parametrize(
+    "inner",
+    [
+        r'{"name": "f\ud83d", "arguments": {"a": "\ud83d"}}',
+        r'[{"name": "f\ud83d", "arguments": {"a": "\ud83d"}}]',
+        r'{"name": "f\ud83d", "arguments": "{\"a\": \"\\ud83d\"}"}',
+    ],
+)
+def test_half_characters_in_calls_can_be_sent(inner: str) -> None:
+    ((_, name, arguments),) = both(f"<tool_call>{inner}</tool_call>")
+    assert (name, json.loads(arguments)) == ("f?", {"a": "\ud83d"})
+    assert arguments.isascii()
+
+
 def test_several_calls_in_one_block() -> None:
     inner = '{"name": "f", "arguments": {"a": 1}}'
     expected = [F, F]
@@ -217,6 +232,25 @@ def test_a_long_string_after_an_end_marker_is_not_held_back_for_ever() -> None:
     assert parser.feed("y</tool_call>z")
 
 
+@pytest.mark.parametrize("after", [" ", "}"])
+def test_what_follows_a_call_with_a_marker_in_it_is_not_held_back_for_ever(after: str) -> None:
+    answer = '<tool_call>{"name": "f", "arguments": {"a": "</tool_call>"}}' + after * 5000
+    parser = AnswerParser(JSON, tools=TOOLS)
+    said = told([part for text in answer for part in parser.feed(text)])
+    assert said == [("Call", "f", '{"a": "</tool_call>"}')]
+    assert both(answer + "</tool_call>") == said
+
+
+def test_markers_in_strings_are_read_on_from_a_bounded_number_of_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copies = []
+    monkeypatch.setattr(json_block, "deepcopy", lambda call: copies.append(0) or deepcopy(call))
+    said = parsed(['<tool_call>{"name": "f", "a": "</tool_call>' * 50])
+    assert said == [("Call", "f", "{}")] * 50
+    assert len(copies) == DOUBTS
+
+
 def test_what_was_told_of_a_broken_call_stays_and_the_rest_is_text() -> None:
     answer = '<tool_call>{"name": "f", "arguments": {"a": 1, "b": oops}}</tool_call>Done'
     (_, _, arguments), (_, text) = both(answer)
@@ -226,8 +260,13 @@ def test_what_was_told_of_a_broken_call_stays_and_the_rest_is_text() -> None:
 
 @pytest.mark.parametrize(
     "inner",
-    ["{oops}", '{"arguments": {"a": 1}}', "[1]", "[]", '{"name": 7}', '{"name": ""}', "{" * 3000],
-)
+    [
+        "{oops}", '{"arguments": {"a": 1}}', "[1]", "[]", '{"name": 7}', '{"name": ""}', "{" * 3000,
+        *('{"function": ' * deep + '{"name": "f"}' + "}" * deep for deep in (300, 900, 950)),
+        *('[{"name": "f", "arguments": ' + '{"a": ' * deep + "1" + "}" * deep + "}]"
+          for deep in (300, 900)),
+    ],
+)  # fmt: skip
 def test_what_can_not_be_mended_is_text(inner: str) -> None:
     answer = f"<tool_call>{inner}</tool_call>"
     assert both(answer) == [("Text", answer)]
