@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -84,7 +85,7 @@ class Generate:
             # the client leaves: the limiter counts it until it is done.
             with anyio.CancelScope(shield=terms.lasting):
                 prepared, terms = await to_thread.run_sync(read, limiter=self._service.tokenizing)
-            if terms.lasting:
+            if terms.lasting and self._may_last(prepared):
                 # What goes on without its client stays on its key's account.
                 held = stack.pop_all()
                 begin = partial(self._begin, prepared, request_id(scope), caller, held)
@@ -97,13 +98,26 @@ class Generate:
                     await follow(orphan, send, _place(orphan, terms), found=True)
                 return
             reply = await self._submit(prepared, stack, request_id(scope), caller)
-            if prepared.ask.stream:
-                writer = self._dialect.writer(reply)
-                await self._stream(reply, prepared, writer, Connection(send), caller)
-            else:
-                whole = await self._whole(reply, prepared, caller)
-                answer = JSONResponse(whole, headers=prepared.form.headers)
-                await answer(scope, receive, send)
+            await self._tell(reply, prepared, stack, caller, send)
+
+    async def _tell(
+        self, reply: Reply, prepared: Prepared, stack: AsyncExitStack, caller: Caller, send: Send
+    ) -> None:
+        """Answer the client as long as it stays. `stack` is left after that."""
+        if prepared.ask.stream:
+            writer = self._dialect.writer(reply)
+            await self._stream(reply, prepared, writer, Connection(send), caller)
+        else:
+            whole = await self._whole(reply, prepared, caller)
+            await send_whole(whole, self._headers(prepared), send)
+
+    def _headers(self, prepared: Prepared) -> dict[str, str]:
+        """What is told beside the answer."""
+        return prepared.form.headers
+
+    def _may_last(self, prepared: Prepared) -> bool:
+        """Whether the answer may be kept for other readers."""
+        return True
 
     async def _attached(self, body: bytes, terms: Terms, scope: Scope, send: Send) -> bool:
         """Follow an answer that is there already: it takes no more of its key's limits, and may be
@@ -181,7 +195,7 @@ class Generate:
 
         def refuse(replay: Replay, error: TandemError) -> None:
             if prepared.ask.stream:
-                replay.begin(self._dialect.content_type, prepared.form.headers)
+                replay.begin(self._dialect.content_type, self._headers(prepared))
                 replay.finish(writer.fail(error), error)
             else:
                 status, body, headers = self._refusal(error, ours)
@@ -197,7 +211,7 @@ class Generate:
             except TandemError as error:
                 refuse(replay, error)
             else:
-                replay.begin(JSON, prepared.form.headers)
+                replay.begin(JSON, self._headers(prepared))
                 replay.finish(whole)
 
         return Production(run, refuse, lambda error: self._dialect.writer(reply).fail(error))
@@ -209,7 +223,7 @@ class Generate:
             healthy = self._coordinator.health().ok
             return writer.life(reply.choices.progress) if healthy else None
 
-        await sink.start(self._dialect.content_type, prepared.form.headers)
+        await sink.start(self._dialect.content_type, self._headers(prepared))
         async with signs_of_life(sink, self._service.sign_of_life, say):
             last = await relay(reply, prepared, writer, sink, self._remember(caller))
         await sink.end(last)
@@ -228,6 +242,13 @@ class Generate:
         status, body = self._dialect.refusal(error, ours)
         retry = retry_seconds(error)
         return status, body, {} if retry is None else {"Retry-After": str(retry)}
+
+
+async def send_whole(body: dict[str, Any], headers: Mapping[str, str], send: Send) -> None:
+    """Send an answer at once."""
+    answer = JSONResponse(body, headers=headers)
+    await send({"type": "http.response.start", "status": 200, "headers": answer.raw_headers})
+    await send({"type": "http.response.body", "body": answer.body})
 
 
 def _place(stream: Stream, terms: Terms) -> int:

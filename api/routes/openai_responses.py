@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from functools import partial
+from typing import Any
 
-import anyio.lowlevel
-from anyio import CancelScope, to_thread
-from starlette.responses import JSONResponse
+from anyio import CancelScope
 from starlette.types import Receive, Scope, Send
 
 from api.answering import collect, relay
@@ -22,13 +21,12 @@ from api.convert.openai_responses import OpenAIResponses
 from api.convert.openai_responses_read import ResponsesAsk
 from api.convert.openai_responses_write import ResponseWriter
 from api.convert.orders import Prepared
-from api.dialect import Reply
+from api.dialect import Reply, Writer
 from api.recording import Recording
-from api.request_id import request_id
-from api.routes.generate import Generate
+from api.routes.generate import Generate, send_whole
 from api.routes.stored_responses import follow
 from api.service import Service
-from api.sse import Connection, signs_of_life
+from api.sse import Sink, signs_of_life
 from api.stored_response import Stored
 from cluster.core.errors import Interrupted
 
@@ -53,59 +51,62 @@ class _Respond(Generate):
         self._owner = caller.owner
         self._remembering = partial(service.recall.remember, caller.owner)
 
-    async def _answer(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
-        """See Generate."""
-        async with AsyncExitStack() as stack:
-            stack.enter_context(self._service.quota.enter(self._caller))
-            prepared = await to_thread.run_sync(
-                self._read, body, self._caller, limiter=self._service.tokenizing
-            )
-            await anyio.lowlevel.checkpoint_if_cancelled()
-            reply = await self._submit(prepared, stack, request_id(scope), self._caller)
-            ask = prepared.ask
-            assert isinstance(ask, ResponsesAsk)
-            writer = self._responses.writer(reply)
-            stored = _stored(writer, ask) if ask.store else None
-            headers = _headers(prepared, ask)
-            if ask.background and stored is not None:
-                self._detach(stack.pop_all(), reply, prepared, writer, stored)
-                if ask.stream:
-                    await follow(self._service, stored, -1, send, headers)
-                else:
-                    told = JSONResponse(stored.response, headers=headers)
-                    await told(scope, receive, send)
-            elif ask.stream:
-                await self._relay(reply, prepared, writer, stored, Connection(send), headers)
-            else:
-                (choice,) = await collect(reply, prepared, self._remembering)
-                sink = Recording(self._service.responses, self._owner, stored, None)
-                await sink.end(writer.whole(choice))
-                await JSONResponse(writer.response(), headers=headers)(scope, receive, send)
-
-    async def _relay(
-        self,
-        reply: Reply,
-        prepared: Prepared,
-        writer: ResponseWriter,
-        stored: Stored | None,
-        connection: Connection,
-        headers: dict[str, str],
+    async def _tell(
+        self, reply: Reply, prepared: Prepared, stack: AsyncExitStack, caller: Caller, send: Send
     ) -> None:
-        """Stream to the client, and beside that to the store."""
-        sink = Recording(self._service.responses, self._owner, stored, connection)
+        """See Generate. In the background it goes on, whether the client stays or not."""
+        ask = _asked(prepared)
+        if not (ask.background and ask.store):
+            await super()._tell(reply, prepared, stack, caller, send)
+            return
+        writer = self._responses.writer(reply)
+        stored = _stored(writer, ask)
+        self._detach(stack.pop_all(), reply, prepared, writer, stored)
+        if ask.stream:
+            await follow(self._service, stored, -1, send, self._headers(prepared))
+        else:
+            await send_whole(stored.response, self._headers(prepared), send)
+
+    def _headers(self, prepared: Prepared) -> dict[str, str]:
+        """See Generate."""
+        told = "; ".join(filter(None, (prepared.form.warning, _asked(prepared).warning)))
+        return {"X-Tandem-Warning": warning(told)} if told else {}
+
+    def _may_last(self, prepared: Prepared) -> bool:
+        """See Generate; one in the background has readers of its own."""
+        return not _asked(prepared).background
+
+    async def _whole(self, reply: Reply, prepared: Prepared, caller: Caller) -> dict[str, Any]:
+        """See Generate."""
+        ask, writer = _asked(prepared), self._responses.writer(reply)
+        (choice,) = await collect(reply, prepared, self._remembering)
+        sink = self._recording(writer, ask, None)
+        await sink.end(writer.whole(choice))
+        return writer.response()
+
+    async def _stream(
+        self, reply: Reply, prepared: Prepared, writer: Writer, sink: Sink, caller: Caller
+    ) -> None:
+        """See Generate; beside that, to the store."""
+        assert isinstance(writer, ResponseWriter)
+        recording = self._recording(writer, _asked(prepared), sink)
 
         def say() -> str | None:
             healthy = self._coordinator.health().ok
             return writer.life(reply.choices.progress) if healthy else None
 
         try:
-            await sink.start(self._responses.content_type, headers)
-            async with signs_of_life(sink, self._service.sign_of_life, say):
-                await sink.write(writer.begin())
-                last = await relay(reply, prepared, writer, sink, self._remembering)
-            await sink.end(last)
+            await recording.start(self._responses.content_type, self._headers(prepared))
+            async with signs_of_life(recording, self._service.sign_of_life, say):
+                await recording.write(writer.begin())
+                last = await relay(reply, prepared, writer, recording, self._remembering)
+            await recording.end(last)
         finally:
-            sink.close(writer.cancelled)
+            recording.close(writer.cancelled)
+
+    def _recording(self, writer: ResponseWriter, ask: ResponsesAsk, sink: Sink | None) -> Recording:
+        stored = _stored(writer, ask) if ask.store else None
+        return Recording(self._service.responses, self._owner, stored, sink)
 
     def _detach(
         self,
@@ -136,9 +137,10 @@ class _Respond(Generate):
         self._service.tasks.create_task(apart(work(), name), name=name)
 
 
-def _headers(prepared: Prepared, ask: ResponsesAsk) -> dict[str, str]:
-    told = "; ".join(filter(None, (prepared.form.warning, ask.warning)))
-    return {"X-Tandem-Warning": warning(told)} if told else {}
+def _asked(prepared: Prepared) -> ResponsesAsk:
+    ask = prepared.ask
+    assert isinstance(ask, ResponsesAsk)
+    return ask
 
 
 def _stored(writer: ResponseWriter, ask: ResponsesAsk) -> Stored:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -207,3 +208,23 @@ async def test_no_sign_of_life_from_what_is_stuck(coordinator: FakeCoordinator, 
     assert len(signs) == (2 if path == "/v1/messages" else 0), signs
     if path.startswith("/api/"):
         assert len(body.splitlines()) == 3
+
+
+@EVERY
+async def test_a_conversation_is_followed_again(coordinator: FakeCoordinator, path: str) -> None:
+    async with serving(coordinator) as port, asking(port) as http:
+        named = {"X-Conversation-Id": "c"}
+        first = await http.post(path, json={**PATHS[path], "stream": True}, headers=named)
+        again = await http.get("/v1/stream/c")
+        assert first.status_code == again.status_code == 200
+        assert first.content == again.content
+        assert first.headers["content-type"] == again.headers["content-type"]
+        if "event-stream" in first.headers["content-type"]:
+            place = int(re.findall(r"^id: (\d+)$", first.text, re.MULTILINE)[0])
+            rest = await http.get("/v1/stream/c", headers={"Last-Event-ID": str(place)})
+            assert first.content[place:] == rest.content
+        keyed = {"Idempotency-Key": "k"}
+        body = {**PATHS[path], "stream": False}
+        whole = [await http.post(path, json=body, headers=keyed) for _ in range(2)]
+        assert whole[0].content == whole[1].content
+        assert len(coordinator.generations) == 2
