@@ -18,7 +18,13 @@ SIGNATURE = "unsigned"
 """Anthropic signs what its models think and wants it back unchanged; clients want some text.
 Nobody looks at this one."""
 
+SILENT_SIGNS = 15
+"""Signs of life in a row after which one is more than a ping: about a minute. Claude Code counts
+no pings, and breaks off when 300 seconds bring nothing else."""
+
 PING = event('{"type":"ping"}', name="ping")
+
+_NOT_YET: dict[str, str | None] = {"stop_reason": None, "stop_sequence": None}
 
 
 def usage_object(usage: Usage) -> dict[str, int]:
@@ -81,9 +87,12 @@ class MessageWriter:
         self._open = ""
         """Type of the block that is not yet over."""
         self._called = False
+        self._silent = 0
+        """Signs of life since the last part."""
 
     def parts(self, index: int, parts: Sequence[Part], logprobs: Sequence[TokenLogprob]) -> str:
         """See Writer."""
+        self._silent = 0
         return self._start() + "".join(map(self._part, parts))
 
     def finish(self, index: int, finish: Finish, stop: str | None) -> str:
@@ -105,16 +114,20 @@ class MessageWriter:
         return event(as_line(body), name="error")
 
     def life(self, progress: Progress) -> str:
-        """See Writer."""
-        return PING
+        """See Writer. Between pings, now and then, an event that says that nothing has ended;
+        clients add up the counts of such events."""
+        self._silent += 1
+        if self._silent % SILENT_SIGNS:
+            return PING
+        nothing = {"output_tokens": 0}
+        return self._start() + _event("message_delta", delta=_NOT_YET, usage=nothing)
 
     def _start(self) -> str:
         """The first event, sent with the first part: by then it is known what was cached."""
         if self._begun:
             return ""
         self._begun = True
-        not_yet: dict[str, str | None] = {"stop_reason": None, "stop_sequence": None}
-        return _event("message_start", message=_message(self._reply, [], not_yet))
+        return _event("message_start", message=_message(self._reply, [], _NOT_YET))
 
     def _part(self, part: Part) -> str:
         match part:

@@ -10,8 +10,9 @@
     response.completed, response.incomplete (also of one that was cancelled: its status says so),
     or error and response.failed
 
-Every event has a `sequence_number`, from 0, without gaps. One writer makes both the events and
-the object, so they can't differ.
+Every event has a `sequence_number`, from 0, without gaps; a sign of life repeats
+response.in_progress and the last number. One writer makes both the events and the object, so they
+can't differ.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class ResponseWriter:
         # OpenAI's list of codes in this place has none of ours.
         self._error = {"code": "server_error", "message": told["message"]}
         self._status = "failed"
-        return frames + self._event("error", told, kind="error") + self._lifecycle("failed")
+        return frames + self._event("error", told) + self._lifecycle("failed")
 
     def cancelled(self) -> str:
         """Somebody wanted no more of it: the last that is sent."""
@@ -115,8 +116,14 @@ class ResponseWriter:
         return frames + self._lifecycle("incomplete")
 
     def life(self, progress: Progress) -> str:
-        """See Writer."""
-        return self.begin() + comment(progress_line(progress))
+        """See Writer. Codex counts no comments, and gives up when no event comes for a while. The
+        event has the number of the last one: signs are kept by nobody, so that the numbers would
+        have a gap."""
+        frames = self.begin()
+        if not frames and self._in_progress:
+            told = {"response": self.response()}
+            frames = self._numbered("response.in_progress", told, self._sequence - 1)
+        return frames + comment(progress_line(progress))
 
     def sign(self) -> str:
         """A sign of life that is no part of the response."""
@@ -211,11 +218,14 @@ class ResponseWriter:
     def _lifecycle(self, name: str) -> str:
         return self._event(f"response.{name}", {"response": self.response()})
 
-    def _event(self, name: str, fields: dict[str, Any], *, kind: str = "") -> str:
-        numbered = {"type": kind or name, "sequence_number": self._sequence}
+    def _event(self, name: str, fields: dict[str, Any]) -> str:
         self._sequence += 1
+        return self._numbered(name, fields, self._sequence - 1)
+
+    @staticmethod
+    def _numbered(name: str, fields: dict[str, Any], number: int) -> str:
         # Last, so that "type" is the event's also where an error has one of its own.
-        return event(as_line({**fields, **numbered}), name=name)
+        return event(as_line({**fields, "type": name, "sequence_number": number}), name=name)
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:

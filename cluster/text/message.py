@@ -35,6 +35,29 @@ def short_ids(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return shorter
 
 
+def in_turns(messages: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[int]]:
+    """The same, as templates take it that want one system message, at the beginning, and no two
+    users' in a row; and the place that each message has there.
+
+    A system message that comes later is said by the user, where it was: put at the beginning it
+    would change the prompt from there on.
+    """
+    turns: list[dict[str, Any]] = []
+    places: list[int] = []
+    for message in messages:
+        turn = dict(message)
+        if turn.get("role") == "system" and any(t.get("role") != "system" for t in turns):
+            turn["role"] = "user"
+        role = turn.get("role")
+        if turns and role in ("system", "user") and turns[-1].get("role") == role:
+            said = (turns[-1]["content"], turn["content"])
+            turns[-1] = {**turns[-1], "content": "\n\n".join(filter(None, said))}
+        else:
+            turns.append(turn)
+        places.append(len(turns) - 1)
+    return turns, places
+
+
 def _short(call: object) -> str:
     return sha256(str(call).encode(errors="replace")).hexdigest()[:SHORT]
 

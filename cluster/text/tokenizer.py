@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.core.errors import InvalidRequest, ModelUnavailable
 from cluster.text.grammar import CallSyntax, refusals
-from cluster.text.message import plain, short_ids
+from cluster.text.message import in_turns, plain, short_ids
 from cluster.text.notation import notation_of
 from cluster.text.spelling import Spelling
 from cluster.text.spoken import TEMPLATE_FAULTS, Template, pieces
@@ -98,8 +98,9 @@ class Tokenizer:
         model. `spoken` has for some assistants' messages, by place, the ids that the model
         sampled as that message, without the end id: they are put where the message would be, so
         that the conversation goes on as it was. Where the template doesn't let them, the message
-        itself is rendered. Raises InvalidRequest when the model has no chat template or its
-        template refuses the messages.
+        itself is rendered. A template that refuses the messages gets them as `in_turns` has them.
+        Raises InvalidRequest when the model has no chat template or its template refuses these
+        too.
         """
         if not self._wrapped.has_chat_template:
             raise InvalidRequest(
@@ -109,15 +110,31 @@ class Tokenizer:
         template = self._template(tools, thinking)
         try:
             known = [plain(message) for message in messages]
-            parts = pieces(template, known, spoken) if spoken else None
-            if parts is not None:
-                ids = [self.encode(part) if isinstance(part, str) else part for part in parts]
-                return tuple(token for part in ids for token in part)
-            return self.encode(_rendered(template, known))
+            try:
+                return self._prompt(template, known, spoken)
+            except TEMPLATE_FAULTS:
+                turns, places = in_turns(known)
+                if turns == known:
+                    raise
+                placed = {places[place]: ids for place, ids in spoken.items() if place < len(known)}
+                return self._prompt(template, turns, placed)
         except TEMPLATE_FAULTS as error:
             raise InvalidRequest(
                 f"this model's chat template refuses the messages: {error}", param="messages"
             ) from error
+
+    def _prompt(
+        self,
+        template: Template,
+        messages: Sequence[Mapping[str, Any]],
+        spoken: Mapping[int, Sequence[int]],
+    ) -> tuple[int, ...]:
+        """Raises what the template raises."""
+        parts = pieces(template, messages, spoken) if spoken else None
+        if parts is None:
+            return self.encode(_rendered(template, messages))
+        ids = [self.encode(part) if isinstance(part, str) else part for part in parts]
+        return tuple(token for part in ids for token in part)
 
     def _template(
         self, tools: Sequence[Mapping[str, Any]] | None, thinking: bool | None

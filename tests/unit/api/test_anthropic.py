@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -665,3 +666,19 @@ def test_refusals(error: TandemError, status: int, kind: str) -> None:
 def test_a_prompt_that_is_too_long_is_said_in_the_words_that_clients_look_for() -> None:
     _, found = DIALECT.refusal(PromptTooLong(9000, 512), "req_1")
     assert found["error"]["message"].startswith("prompt is too long: 9000 tokens > 511 maximum")
+
+
+def test_a_minute_of_silence_ends_with_an_event_that_clients_count() -> None:
+    writer = AnthropicMessages().writer(reply())
+    progress = Progress(Phase.PREFILL, 9, 3, 0)
+
+    def signs(count: int) -> list[str]:
+        frames = "".join(writer.life(progress) for _ in range(count))
+        return re.findall(r"^event: (\w+)$", frames, re.MULTILINE)
+
+    assert signs(14) == ["ping"] * 14
+    assert signs(1) == ["message_start", "message_delta"]
+    assert signs(15) == ["ping"] * 14 + ["message_delta"]
+    begun = writer.parts(0, [Text("Hi")], ())
+    assert "message_start" not in begun
+    assert signs(1) == ["ping"]

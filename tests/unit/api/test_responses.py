@@ -405,7 +405,20 @@ def test_the_first_sign_of_life_begins_the_response() -> None:
     assert frames.endswith(": decode 4\n\n")
     assert names(events(frames)) == BEGUN
     assert writer.begin() == ""
-    assert writer.life(generation.progress) == ": decode 4\n\n"
+
+
+def test_a_sign_of_life_is_an_event_that_changes_nothing() -> None:
+    """Codex counts no comments."""
+    writer, generation = writing()
+    before = writer.parts(0, [Text("Hel")], ())
+    sign, line, _ = writer.life(generation.progress).split("\n\n")
+    assert line == ": decode 4"
+    told = json.loads(sign.partition("data: ")[2])
+    EVENTS.validate_python(told)
+    assert told["type"] == "response.in_progress"
+    assert told["sequence_number"] == events(before)[-1]["sequence_number"]
+    assert told["response"]["output"][0]["content"][0]["text"] == "Hel"
+    events(before + writer.parts(0, [Text("lo")], ()))
 
 
 def test_in_the_background_it_is_queued_until_something_comes() -> None:

@@ -147,3 +147,29 @@ def test_a_template_that_wants_short_ids_of_calls_gets_them(tmp_path: Path) -> N
     one, other = tokenizer.decode(tokenizer.render(TURNS)).split("=")
     assert one == other
     assert len(one) == 9
+
+
+def said(*turns: tuple[str, str]) -> list[dict[str, Any]]:
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+def test_a_template_that_wants_turns_gets_them(tmp_path: Path) -> None:
+    """Claude Code has a system message after the user's first; Codex and opencode have two
+    users' messages in a row. Many templates refuse both."""
+    strict = TEMPLATE.replace(
+        "{%- for m in messages -%}",
+        "{%- for m in messages -%}{%- if loop.previtem is defined and "
+        "loop.previtem.role == m.role -%}{{ raise_exception('take turns') }}{%- endif -%}",
+    )
+    tokenizer = Tokenizer.load(make_folder(tmp_path, template=strict))
+    asked = [("system", "a"), ("system", "b"), ("user", "c"), ("system", "d"), ("user", "")]
+    first = tokenizer.render(said(*asked))
+    assert first == tokenizer.render(said(("system", "a\n\nb"), ("user", "c\n\nd")))
+    turns = said(*asked, ("assistant", "e"), ("user", "f"))
+    second = tokenizer.render(turns, spoken={5: (5, 6), 9: (7,)})
+    assert second[: len(first) + 2] == (*first, 5, 6)
+
+
+def test_a_template_that_takes_all_gets_the_messages_as_they_are() -> None:
+    text = DEMO.decode(DEMO.render(said(("user", "a"), ("system", "b"), ("user", "c"))))
+    assert [text.count(role) for role in ("user\n", "system\n")] == [2, 1]

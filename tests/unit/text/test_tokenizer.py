@@ -57,7 +57,7 @@ def test_render_takes_no_content_for_an_empty_text(tokenizer: Tokenizer) -> None
     "messages",
     [
         [{"role": "narrator", "content": "once"}],
-        [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}],
+        [{"role": "user", "content": "a"}, {"role": "narrator", "content": "b"}],
         [{"role": "user", "content": "half a pair \ud83d"}],
     ],
 )
