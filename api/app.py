@@ -143,6 +143,13 @@ def _cors(origins: tuple[str, ...]) -> list[Middleware]:
             allow_methods=("GET", "POST", "DELETE"),
             allow_headers=("*",),
             allow_private_network=True,
-            expose_headers=("x-request-id", "retry-after", "x-tandem-warning"),
+            expose_headers=(
+                "x-request-id",
+                "retry-after",
+                "x-tandem-warning",
+                "x-conversation-id",
+                "x-stream-earliest",
+                "idempotent-replayed",
+            ),
         )
     ]

@@ -197,10 +197,7 @@ class ChatWriter:
 
     def end(self) -> str:
         """See Writer."""
-        if not self._usage:
-            return event("[DONE]")
-        usage = usage_object(self._reply.choices.usage)
-        return event(as_line({**self._base, "choices": [], "usage": usage})) + event("[DONE]")
+        return last_events(self._base, self._reply)
 
     def fail(self, error: TandemError) -> str:
         """See Writer: OpenAI's clients raise the error that such an event holds."""
@@ -246,6 +243,14 @@ class ChatWriter:
             "finish_reason": finish_reason,
         }
         return event(as_line({**self._base, "choices": [choice], **self._usage}))
+
+
+def last_events(base: dict[str, Any], reply: Reply) -> str:
+    """What ends a stream of chunks that have the fields `base`: usage, if asked for, and a mark."""
+    if not reply.ask.usage:
+        return event("[DONE]")
+    usage = usage_object(reply.choices.usage)
+    return event(as_line({**base, "choices": [], "usage": usage})) + event("[DONE]")
 
 
 def error_event(error: TandemError) -> dict[str, Any]:

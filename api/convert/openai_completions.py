@@ -10,7 +10,13 @@ from typing import Any
 
 from api.ask import Ask
 from api.convert.fields import checked
-from api.convert.openai_chat import FINISH_REASONS, as_line, error_event, usage_object
+from api.convert.openai_chat import (
+    FINISH_REASONS,
+    as_line,
+    error_event,
+    last_events,
+    usage_object,
+)
 from api.convert.openai_completion_logprobs import LegacyLogprobs
 from api.convert.openai_format import wish_of
 from api.convert.openai_refuse import Harmless, asks_nothing, refuse_fields
@@ -145,10 +151,7 @@ class CompletionWriter:
 
     def end(self) -> str:
         """See Writer."""
-        if not self._usage:
-            return event("[DONE]")
-        usage = usage_object(self._reply.choices.usage)
-        return event(as_line({**self._base, "choices": [], "usage": usage})) + event("[DONE]")
+        return last_events(self._base, self._reply)
 
     def fail(self, error: TandemError) -> str:
         """See Writer."""

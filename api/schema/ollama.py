@@ -9,31 +9,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
-from api.schema.openai_common import MAX_STOP_LENGTH, MAX_TOP_LOGPROBS
+from api.schema.openai_common import MAX_STOP_LENGTH, MAX_TOP_LOGPROBS, Shape, as_list
 
 MAX_STOPS = 16
-
-
-def _as_list(value: Any) -> Any:
-    """A lone string counts as a list of one."""
-    return [value] if isinstance(value, str) else value
 
 
 def _whole(value: Any) -> Any:
     """Clients that have one type of number send 40.0."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-class _Shape(BaseModel):
-    model_config = ConfigDict(
-        strict=True,
-        extra="ignore",
-        frozen=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
 
 
 _WHOLE = BeforeValidator(_whole)
@@ -45,7 +30,7 @@ StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 Stops = Annotated[list[StopString], Field(max_length=MAX_STOPS)]
 
 
-class OllamaOptions(_Shape):
+class OllamaOptions(Shape):
     """How the answer is sampled; what concerns the loading of models (num_ctx, num_gpu, ...) is
     settled when the server is started, and ignored here."""
 
@@ -58,15 +43,14 @@ class OllamaOptions(_Shape):
     num_predict: Annotated[int, Field(ge=-2), _WHOLE] | None = None
     """Most tokens of the answer; 0 and less for as many as the context leaves."""
     stop: (
-        Annotated[Stops, BeforeValidator(_as_list, json_schema_input_type=StopString | Stops)]
-        | None
+        Annotated[Stops, BeforeValidator(as_list, json_schema_input_type=StopString | Stops)] | None
     ) = None
     repeat_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
 
 
-class OllamaFunction(_Shape):
+class OllamaFunction(Shape):
     """What was called, and how."""
 
     name: str
@@ -74,14 +58,14 @@ class OllamaFunction(_Shape):
     """An object; some clients send it as JSON."""
 
 
-class OllamaCall(_Shape):
+class OllamaCall(Shape):
     """A call that the assistant has made."""
 
     id: str | None = None
     function: OllamaFunction
 
 
-class OllamaMessage(_Shape):
+class OllamaMessage(Shape):
     """One turn of the conversation."""
 
     role: Literal["system", "user", "assistant", "tool"]
@@ -94,7 +78,7 @@ class OllamaMessage(_Shape):
     """Refused: this version reads text."""
 
 
-class _Asked(_Shape):
+class _Asked(Shape):
     """What both generating paths take."""
 
     model: str | None = None
@@ -137,7 +121,7 @@ class OllamaGenerateRequest(_Asked):
     """Refused: this version reads text."""
 
 
-class OllamaShowRequest(_Shape):
+class OllamaShowRequest(Shape):
     """A request to /api/show."""
 
     model: str | None = None

@@ -19,23 +19,11 @@ from api.body import read_body
 from api.keys import KeyRing, add_key, digest_of
 from api.server import HEADER_BYTES, PromptProtocol
 from cluster.core.clock import ManualClock
-from cluster.text.tokenizer import Tokenizer
 from tests.conftest import wait_for
 from tests.unit.api.fake import CHAT, FakeCoordinator, Gate, question, serving
-from tests.unit.text.bpe import make_folder
 
 HERE = frozenset({"localhost"})
 PAGE = "https://chat.example"
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return Tokenizer.load(make_folder(tmp_path_factory.mktemp("bpe")))
-
-
-@pytest.fixture
-def coordinator(tokenizer: Tokenizer) -> FakeCoordinator:
-    return FakeCoordinator(tokenizer)
 
 
 @asynccontextmanager

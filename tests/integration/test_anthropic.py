@@ -531,7 +531,6 @@ BAD: list[tuple[Any, str]] = [
     (said([{**RESULT, "is_error": "yes"}]), "messages[1].content[0].is_error"),
     (said([USE], "assistant"), "tool_result"),
     (said("a\n", "assistant"), "white space"),
-    (said("late", "system"), "template"),
     (asked(system=7), "system"),
     (asked(system=[{"type": "image"}]), "system[0]"),
     (asked(system=[{"type": "text"}]), "system[0].text"),

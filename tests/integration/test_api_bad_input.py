@@ -14,7 +14,6 @@ import pytest
 from cluster.core.config import Limits
 from cluster.text.tokenizer import Tokenizer
 from tests.unit.api.fake import CHAT, FakeCoordinator, question, serving
-from tests.unit.text.bpe import make_folder
 
 LIMIT = 200_000
 UNSUPPORTED = "unsupported_parameter"
@@ -73,12 +72,6 @@ TABLE: list[tuple[Any, int, str | None, str | None]] = [
     (user("\ud83d"), 400, None, "messages[0].content"),
     (question(logit_bias={"\ud83d": 1000}), 400, None, "logit_bias"),
     (question(unknown="\udc00"), 400, None, "unknown"),
-    (
-        {"messages": [*question()["messages"], {"role": "system", "content": "late"}]},
-        400,
-        None,
-        "messages",
-    ),
     (user("fox " * 2000), 400, TOO_LONG, "messages"),
     (user([IMAGE]), 400, UNSUPPORTED, "messages[0].content[0]"),
     (
@@ -208,11 +201,6 @@ ACCEPTED: list[dict[str, Any]] = [
         ]
     },
 ]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return Tokenizer.load(make_folder(tmp_path_factory.mktemp("bpe")))
 
 
 @pytest.fixture

@@ -13,23 +13,11 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from cluster.core.errors import EpochEnded
 from cluster.core.request import Finish
-from cluster.text.tokenizer import Tokenizer
 from tests.conftest import wait_for
 from tests.unit.api.fake import CHAT, FakeCoordinator, Gate, question, serving
-from tests.unit.text.bpe import make_folder
 
 USER: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Say hello"}]
 MODEL = "org/fake-model"
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return Tokenizer.load(make_folder(tmp_path_factory.mktemp("bpe")))
-
-
-@pytest.fixture
-def coordinator(tokenizer: Tokenizer) -> FakeCoordinator:
-    return FakeCoordinator(tokenizer)
 
 
 @pytest.fixture

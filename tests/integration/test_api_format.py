@@ -35,11 +35,6 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture
-def coordinator(tokenizer: Tokenizer) -> FakeCoordinator:
-    return FakeCoordinator(tokenizer)
-
-
-@pytest.fixture
 async def url(coordinator: FakeCoordinator) -> AsyncIterator[str]:
     async with serving(coordinator) as port:
         yield f"http://127.0.0.1:{port}"

@@ -14,23 +14,11 @@ import pytest
 from cluster.core.errors import EpochEnded, NotReady, QueueFull
 from cluster.core.request import Finish, Piece, Timing, TokenLogprob
 from cluster.core.view import Health
-from cluster.text.tokenizer import Tokenizer
 from tests.conftest import wait_for
 from tests.unit.api.fake import FakeCoordinator, Gate, serving
-from tests.unit.text.bpe import make_folder
 
 MODEL = "org/fake-model"
 USER = [{"role": "user", "content": "Say hello"}]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return Tokenizer.load(make_folder(tmp_path_factory.mktemp("bpe")))
-
-
-@pytest.fixture
-def coordinator(tokenizer: Tokenizer) -> FakeCoordinator:
-    return FakeCoordinator(tokenizer)
 
 
 @pytest.fixture

@@ -23,21 +23,9 @@ from cluster.core.errors import (
 )
 from cluster.core.request import Finish
 from cluster.core.view import Health, ServedModel
-from cluster.text.tokenizer import Tokenizer
 from tests.unit.api.fake import CHAT, FakeCoordinator, question, serving
-from tests.unit.text.bpe import make_folder
 
 USER: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Say hello"}]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return Tokenizer.load(make_folder(tmp_path_factory.mktemp("bpe")))
-
-
-@pytest.fixture
-def coordinator(tokenizer: Tokenizer) -> FakeCoordinator:
-    return FakeCoordinator(tokenizer)
 
 
 @pytest.fixture

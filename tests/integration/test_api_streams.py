@@ -21,20 +21,9 @@ from cluster.core.view import Health
 from cluster.text.tokenizer import Tokenizer
 from tests.conftest import wait_for
 from tests.unit.api.fake import CHAT, FakeCoordinator, Gate, Now, question, serving
-from tests.unit.text.bpe import make_folder
 
 BEAT = 0.05
 """Seconds between signs of life in these tests."""
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return Tokenizer.load(make_folder(tmp_path_factory.mktemp("bpe")))
-
-
-@pytest.fixture
-def coordinator(tokenizer: Tokenizer) -> FakeCoordinator:
-    return FakeCoordinator(tokenizer)
 
 
 @pytest.fixture

@@ -14,17 +14,6 @@ from cluster.core.request import Finish
 from cluster.text.tokenizer import Tokenizer
 from tests.conftest import wait_for
 from tests.unit.api.fake import CHAT, FakeCoordinator, Gate, question, serving
-from tests.unit.text.bpe import make_folder
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return Tokenizer.load(make_folder(tmp_path_factory.mktemp("bpe")))
-
-
-@pytest.fixture
-def coordinator(tokenizer: Tokenizer) -> FakeCoordinator:
-    return FakeCoordinator(tokenizer)
 
 
 @pytest.fixture

@@ -45,11 +45,6 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.load(demo.folder())
 
 
-@pytest.fixture
-def coordinator(tokenizer: Tokenizer) -> FakeCoordinator:
-    return FakeCoordinator(tokenizer)
-
-
 def text_of(path: str, body: Any) -> str:
     """The text of a whole answer."""
     match path:

@@ -13,7 +13,6 @@ import pytest
 from cluster.core.config import Limits
 from cluster.text.tokenizer import Tokenizer
 from tests.unit.api.fake import FakeCoordinator, serving
-from tests.unit.text.bpe import make_folder
 
 LIMIT = 200_000
 COMPLETIONS = "/v1/completions"
@@ -203,11 +202,6 @@ STORED_ROWS: list[tuple[str, str, int, str | None]] = [
     ("POST", "/{id}/cancel", 400, None),
     ("PUT", "/{id}", 405, None),
 ]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return Tokenizer.load(make_folder(tmp_path_factory.mktemp("bpe")))
 
 
 @pytest.fixture

@@ -14,23 +14,11 @@ from pydantic import BaseModel
 
 from cluster.core.errors import EpochEnded, QueueFull
 from cluster.core.request import Finish, Piece
-from cluster.text.tokenizer import Tokenizer
 from tests.conftest import wait_for
 from tests.unit.api.fake import FakeCoordinator, Gate, serving
-from tests.unit.text.bpe import make_folder
 
 MODEL = "org/fake-model"
 PATH = "/v1/responses"
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return Tokenizer.load(make_folder(tmp_path_factory.mktemp("bpe")))
-
-
-@pytest.fixture
-def coordinator(tokenizer: Tokenizer) -> FakeCoordinator:
-    return FakeCoordinator(tokenizer)
 
 
 @pytest.fixture

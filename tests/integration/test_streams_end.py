@@ -34,12 +34,6 @@ from tests.integration.streams import (
     text_of,
 )
 from tests.unit.api.fake import CHAT, FakeCoordinator, Gate, question, running
-from tests.unit.text.bpe import make_folder
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return Tokenizer.load(make_folder(tmp_path_factory.mktemp("bpe")))
 
 
 @pytest.fixture

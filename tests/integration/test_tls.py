@@ -26,14 +26,8 @@ from cluster.text.tokenizer import Tokenizer
 from tests.conftest import wait_for
 from tests.integration.certificates import lock, make_certificate
 from tests.unit.api.fake import CHAT, FakeCoordinator, Gate, question, serving
-from tests.unit.text.bpe import make_folder
 
 Pems = tuple[Path, Path]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return Tokenizer.load(make_folder(tmp_path_factory.mktemp("bpe")))
 
 
 @pytest.fixture(scope="module")
