@@ -189,3 +189,86 @@ def test_a_crowd_of_which_a_tenth_hang_up(server: Server) -> None:
     view = server.wait_idle()
     assert view["counters"]["orphan_tokens"] == 0
     assert server.output == before  # not a line in the log
+
+
+def test_streams_errors_and_timeouts_of_the_openai_client(server: Server, model: str) -> None:
+    asked: Any = {"model": model, "messages": [{"role": "user", "content": QUESTION}]}
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="-", max_retries=0) as client:
+        whole = client.chat.completions.create(**asked, temperature=0, max_tokens=20)
+        stream = client.chat.completions.create(**asked, temperature=0, max_tokens=20, stream=True)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+        assert text == whole.choices[0].message.content
+        with client.responses.stream(
+            model=model, input=QUESTION, temperature=0, max_output_tokens=400
+        ) as events:
+            # The client knows no other end than a complete one.
+            assert events.get_final_response().output_text.startswith(text)
+        legacy: Any = {"model": model, "prompt": QUESTION, "temperature": 0, "max_tokens": 8}
+        parts = client.completions.create(**legacy, stream=True)
+        assert "".join(part.choices[0].text for part in parts) == (
+            client.completions.create(**legacy).choices[0].text
+        )
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(**{**asked, "model": "no such model"})
+        with pytest.raises(openai.BadRequestError):
+            client.chat.completions.create(**asked, top_p=7)
+        with pytest.raises(openai.APITimeoutError):
+            client.with_options(timeout=0.05).chat.completions.create(
+                **asked, max_tokens=4000, extra_body={"ignore_eos": True}
+            )
+        with client.chat.completions.create(
+            **asked, stream=True, max_tokens=4000, extra_body={"ignore_eos": True}
+        ) as left:
+            next(iter(left))
+    server.wait_idle()
+
+
+def test_streams_tools_and_errors_of_the_anthropic_client(server: Server, model: str) -> None:
+    asked: Any = {"model": model, "max_tokens": 80}
+    question: Any = [{"role": "user", "content": QUESTION}]
+    tool: Any = {"name": "weather", "input_schema": CITY}
+    with anthropic.Anthropic(base_url=server.url, api_key="-", max_retries=0) as claude:
+        with claude.messages.stream(
+            **asked, messages=question, tools=[tool], tool_choice={"type": "any"}
+        ) as stream:
+            message = stream.get_final_message()
+        (call,) = (block for block in message.content if block.type == "tool_use")
+        assert isinstance(call.input, dict) and isinstance(call.input["city"], str)
+        result: Any = {"type": "tool_result", "tool_use_id": call.id, "content": "Rain."}
+        follow: Any = [
+            *question,
+            {"role": "assistant", "content": message.content},
+            {"role": "user", "content": [result]},
+        ]
+        with claude.messages.stream(**asked, messages=follow, tools=[tool]) as stream:
+            assert "".join(stream.text_stream) or stream.get_final_message().content
+        assert (stream.get_final_message().usage.cache_read_input_tokens or 0) > 0
+        with pytest.raises(anthropic.NotFoundError):
+            claude.messages.create(**{**asked, "model": "no such model"}, messages=question)
+        with pytest.raises(anthropic.BadRequestError):
+            claude.messages.create(**{**asked, "max_tokens": 0}, messages=question)
+        with claude.messages.stream(**{**asked, "max_tokens": 4000}, messages=question) as left:
+            next(iter(left))
+    server.wait_idle()
+
+
+def test_streams_and_lists_of_the_ollama_client(server: Server, model: str) -> None:
+    messages = [{"role": "user", "content": QUESTION}]
+    options = {"temperature": 0, "num_predict": 20}
+    with ollama.Client(host=server.url) as local:
+        whole = local.chat(model, messages, options=options)
+        parts = list(local.chat(model, messages, options=options, stream=True))
+        assert "".join(part.message.content or "" for part in parts) == whole.message.content
+        assert parts[-1].done and parts[-1].eval_duration
+        pieces = local.generate(model, QUESTION, options=options, stream=True)
+        assert "".join(piece.response for piece in pieces) == whole.message.content
+        (listed,) = local.list().models
+        assert (listed.model or "").removesuffix(":latest") == model
+        assert local.show(model).capabilities
+        assert local.ps().models
+        with pytest.raises(ollama.ResponseError) as caught:
+            local.chat("no such model", messages)
+        assert caught.value.status_code == 404
+        with pytest.raises(ollama.ResponseError):
+            local.embed(model, "text")
+    server.wait_idle()

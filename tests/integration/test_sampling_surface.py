@@ -70,6 +70,15 @@ async def test_min_tokens(url: str, ranks: FakeRanks) -> None:
     assert admit.end_from == len(PROMPT) + 7
 
 
+async def test_a_stop_string_takes_the_sequence_out_at_once(url: str, ranks: FakeRanks) -> None:
+    await admitted(url, ranks, max_tokens=2000, stop=[chr(answer(PROMPT, 5)[4])])
+    await wait_for(lambda: any(step.release for step in ranks.steps))
+    rows = [len(step.decode) * step.iterations for step in ranks.steps]
+    # What was in flight when it came: 40 ms of iterations that take one each.
+    assert 5 <= sum(rows) + 1 <= 5 + 80
+    assert not ranks.steps[-1].decode
+
+
 async def test_min_tokens_without_an_end_in_sight(url: str, ranks: FakeRanks) -> None:
     """It is cut to what the context leaves."""
     admit = await admitted(url, ranks, min_tokens=10**30, stop=[chr(answer(PROMPT, 5)[4])])
