@@ -15,7 +15,6 @@ import mlx.core as mx
 from cluster.core.errors import StepRefused
 from cluster.core.ids import Slot
 from cluster.engine.bundle import Bundle, Merged, Ragged, Single, bundle_of
-from cluster.engine.ragged import RaggedRows
 from cluster.engine.slots import SlotTable, start, states
 
 ALIKE = 512
@@ -43,8 +42,6 @@ class DecodeBatch:
         self._tokens: mx.array | None = None
         """Latest token of each row, int32 `[rows]`; None when the rows have changed and each
         slot has its own."""
-        self._room: RaggedRows | None = None
-        """Of the last ragged bundle whose rows have all left, for the next one."""
 
     @property
     def rows(self) -> tuple[Slot, ...]:
@@ -119,12 +116,6 @@ class DecodeBatch:
                 part.bundle.cut(width - len(accepted[part.slots[0]]))
         self._tokens = mx.array([accepted[slot][-1] for slot in self.rows], dtype=mx.int32)
 
-    def prefilling(self, length: int) -> None:
-        """A slot is about to hold `length` positions. A long prompt needs the room that was kept
-        for the next rows, and is little helped by it."""
-        if length > ALIKE:
-            self._room = None
-
     def states(self) -> list[mx.array]:
         """Every array of the rows' caches."""
         return [array for part in self._parts for array in part.bundle.states()]
@@ -189,8 +180,6 @@ class DecodeBatch:
         """A row that is left alone is faster on caches of its own."""
         slot = part.slots[0]
         freed = self._take(part, slot)
-        if isinstance(part.bundle, Ragged):
-            self._room = part.bundle.spare or self._room
         part.slots = [slot]
         part.bundle = Single(self._slots[slot].caches)
         return freed
@@ -209,11 +198,9 @@ class DecodeBatch:
                 place = part.bundle.join(sequence.caches, sequence.length, more)
             else:
                 both = [self._slots[part.slots[0]], sequence]
-                rows, lengths = [s.caches for s in both], [s.length for s in both]
-                bundle = bundle_of(rows, lengths, more, self._room)
+                bundle = bundle_of([s.caches for s in both], [s.length for s in both], more)
                 if bundle is None:
                     continue
-                self._room = None if isinstance(bundle, Ragged) else self._room
                 part.bundle = bundle
                 both[0].caches = []
             part.slots.insert(place, slot)

@@ -73,23 +73,11 @@ class Single:
 class Ragged:
     """Rows with plain or quantized caches."""
 
-    def __init__(
-        self,
-        rows: Sequence[Caches],
-        lengths: Sequence[int],
-        more: int = 0,
-        room: RaggedRows | None = None,
-    ) -> None:
-        """Of `rows`, which `more` are about to follow, in the `room` of others that have left."""
-        self._rows = room or RaggedRows(rows[0])
+    def __init__(self, rows: Sequence[Caches], lengths: Sequence[int], more: int = 0) -> None:
+        self._rows = RaggedRows(rows[0])
         self._rows.reserve(len(rows) + more, max(lengths))
         for caches, length in zip(rows, lengths, strict=True):
             self.join(caches, length)
-
-    @property
-    def spare(self) -> RaggedRows | None:
-        """The room, when every row has left it and it is worth keeping."""
-        return self._rows if self._rows.spare else None
 
     def join(self, caches: Caches, length: int, more: int = 0) -> int:
         """Add a row and return its place; `more` rows are about to follow it."""
@@ -160,15 +148,12 @@ class Merged:
 
 
 def bundle_of(
-    rows: Sequence[Caches],
-    lengths: Sequence[int],
-    more: int = 0,
-    room: RaggedRows | None = None,
+    rows: Sequence[Caches], lengths: Sequence[int], more: int = 0
 ) -> Ragged | Merged | None:
-    """The bundle of two or more rows, which `more` are about to join, if they can be ragged in
-    `room`; None when they can only be computed one by one."""
+    """The bundle of two or more rows, which `more` are about to join; None when they can only be
+    computed one by one."""
     if all(map(raggable, rows)):
-        return Ragged(rows, lengths, more, room)
+        return Ragged(rows, lengths, more)
     if all(_mergeable(cache) for caches in rows for cache in caches):
         return Merged(rows, lengths)
     return None

@@ -238,7 +238,6 @@ class Executor:
         sequence = self._slots[chunk.slot]
         self._check(chunk, sequence.length)
         self._batch.leave((chunk.slot,))
-        self._batch.prefilling(chunk.start + len(chunk.tokens))
         rows = (chunk.slot,)
         turns = self._turns_of(rows)
         if chunk.sample:

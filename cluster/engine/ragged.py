@@ -26,8 +26,6 @@ ROOMY = 1 << 14
 room is dear, it grows by a quarter."""
 SMALL = 1 << 12
 """Positions of all rows up to which a batch keeps the room of rows that have left."""
-SPARE = 64 << 20
-"""Bytes up to which a batch's arrays are worth keeping when its last row has left."""
 
 
 class Layout:
@@ -198,10 +196,6 @@ class RaggedRows:
         caches = [_alone(cache, row, length) for cache in self.caches]
         self._copies += [array for cache in caches for array in _arrays(cache)]
         self._rows -= 1
-        if not self._rows:
-            self._first = 0
-            self._copies.clear()
-            return caches
         last = self._first + self._rows
         if place == 0:
             self._first += 1
@@ -222,12 +216,6 @@ class RaggedRows:
             # Half as many again stay, or the next rows to come would have all copied back.
             self._capacity = self._rows + self._rows // 2
             self._resize()
-
-    @property
-    def spare(self) -> bool:
-        """True when no row is left and the room may be kept for the next ones: new arrays of this
-        size are fresh pages, which take as long as a forward pass."""
-        return not self._rows and sum(array.nbytes for array in self.states()) <= SPARE
 
     def states(self) -> list[mx.array]:
         """Every array."""

@@ -15,7 +15,6 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 
 from cluster.core.errors import BadConfiguration
-from cluster.core.ids import Slot
 from cluster.engine.loader import load
 from cluster.model.weights import tensor_bytes
 from cluster.placement.memory import Load, Memory, position_bytes, predict, slot_bytes
@@ -98,26 +97,6 @@ def test_the_peak_is_as_predicted(
     assert said.total == pytest.approx(most, rel=0.15), in_words(said)
     # Weights are most of it, and are given.
     assert said.kv + said.working == pytest.approx(most - weights, rel=0.35), in_words(said)
-
-
-def test_a_long_prompt_is_given_the_room_that_a_batch_left(tmp_path: Path) -> None:
-    folder = write_model(tmp_path / "llama", "llama", **MIDDLE["llama"])
-    config = {**json.loads((folder / "config.json").read_text()), "torch_dtype": "float32"}
-    plan = a_plan(8, 40, 40)
-    plan.add(release=tuple(Slot(row) for row in range(8)))
-    base = mx.get_active_memory()
-    running = Running(folder)
-    running.run(plan.steps)
-    gc.collect()
-    kept = mx.get_active_memory() - base
-    plan.prefill(9, [1] * 600, chunk=600)
-    plan.add(release=(Slot(9),))
-    running.run(plan.steps[-2:])
-    gc.collect()
-    left = mx.get_active_memory() - base
-    room = 8 * 256 * position_bytes(config, 1, "single", 0)
-    assert kept - left == pytest.approx(room, rel=0.05)
-    running.close()
 
 
 def in_words(memory: Memory) -> str:

@@ -155,32 +155,6 @@ def test_room_is_given_back_once_half_is_free(monkeypatch: pytest.MonkeyPatch) -
     advance(batch, rows, random.Random(0))
 
 
-def test_the_room_of_rows_that_have_left_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its pages are not asked for anew: nothing but one row is taken beside it."""
-    rows = [Row(seed, 0) for seed in range(4)]
-    batch = RaggedRows(rows[0].caches(1))
-    rows[0].length = 0
-    for row in rows:
-        batch.join(row.caches(20), 20, more=3)
-    for _ in rows:
-        assert not batch.spare
-        batch.leave(0, 20)
-    assert batch.spare
-    again = Row(9, 0)
-    caches = again.caches(20)
-    mx.eval([cache.state for cache in caches], batch.states())
-    whole = sum(array.nbytes for array in batch.states())
-    mx.reset_peak_memory()
-    before = mx.get_active_memory()
-    batch.join(caches, 20, more=3)
-    mx.eval(batch.states())
-    assert mx.get_peak_memory() - before < 0.1 * whole
-    advance(batch, [again], random.Random(0))
-    batch.leave(0, again.length)
-    monkeypatch.setattr(ragged, "SPARE", whole - 1)
-    assert not batch.spare
-
-
 def test_a_query_sees_up_to_its_own_position() -> None:
     row = Row(1, 0)
     batch = RaggedRows(row.caches(3))
