@@ -22,7 +22,7 @@ from api.convert.openai_completions import OpenAICompletions
 from api.errors import on_bug, on_http_error, on_tandem_error
 from api.request_id import RequestIds
 from api.routes import stored_responses
-from api.routes.anthropic import CountTokens
+from api.routes.anthropic import count_tokens
 from api.routes.cancel import cancel
 from api.routes.docs import docs, openapi
 from api.routes.generate import Generate
@@ -116,7 +116,7 @@ def _versioned(service: Service, prefix: str) -> list[BaseRoute]:
         Route(f"{prefix}/chat/completions", Generate(service, OpenAIChat()), methods=["POST"]),
         Route(f"{prefix}/completions", Generate(service, OpenAICompletions()), methods=["POST"]),
         Route(f"{prefix}/messages", Generate(service, messages), methods=["POST"]),
-        Route(f"{prefix}/messages/count_tokens", CountTokens(service, messages), methods=["POST"]),
+        Route(f"{prefix}/messages/count_tokens", count_tokens(service, messages), methods=["POST"]),
         Route(f"{prefix}/responses", Responses(service), methods=["POST"]),
         Route(response, stored_responses.Retrieve(service), methods=["GET"]),
         Route(response, stored_responses.delete(service), methods=["DELETE"]),

@@ -14,13 +14,20 @@ class Recording:
     """A sink beside another. What is stored is closed exactly once: by `end`, or by `close`."""
 
     def __init__(
-        self, store: ResponsesStore, owner: str, stored: Stored | None, inner: Sink | None
+        self,
+        store: ResponsesStore,
+        owner: str,
+        stored: Stored | None,
+        inner: Sink | None,
+        begin: Callable[[], str],
     ) -> None:
-        """Either may be None: nothing is stored, nobody listens."""
+        """`stored` and `inner` may be None: nothing is stored, nobody listens. `begin` gives the
+        events that are written as soon as it starts."""
         self._store = store
         self._owner = owner
         self._stored = stored
         self._inner = inner
+        self._begin = begin
         if stored is not None:
             store.open(owner, stored)
 
@@ -33,6 +40,7 @@ class Recording:
         """See Sink."""
         if self._inner is not None:
             await self._inner.start(content_type, headers)
+        await self.write(self._begin())
 
     async def write(self, frames: str) -> None:
         """See Sink."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import multiprocessing
-import os
 import socket
 import sys
 import time
@@ -28,7 +27,7 @@ import uvicorn
 
 from api.app import create_app
 from api.server import server_config
-from benchmarks.pinning import ALL_CORES, CAN_PIN
+from benchmarks.pinning import ALL_CORES, on_cores
 from benchmarks.streams import Stream, pump
 from cluster import demo
 from cluster.coordinator.coordinator import Coordinator
@@ -94,8 +93,8 @@ def engines(ranks: int, pipe: Connection) -> None:
         for server in servers:
             await server.stop()
 
-    _pin(ALL_CORES[-1])
-    asyncio.run(run())
+    with on_cores(frozenset({ALL_CORES[-1]})):
+        asyncio.run(run())
 
 
 def server(endpoints: list[str], streams: int, pipe: Connection) -> None:
@@ -130,13 +129,8 @@ def server(endpoints: list[str], streams: int, pipe: Connection) -> None:
                 await serving
                 driving.cancel()
 
-    _pin(ALL_CORES[0])
-    asyncio.run(run())
-
-
-def _pin(core: int) -> None:
-    if CAN_PIN:
-        os.sched_setaffinity(0, {core})
+    with on_cores(frozenset({ALL_CORES[0]})):
+        asyncio.run(run())
 
 
 def measure(port: int, pipe: Connection, streams: int, tokens: int) -> tuple[float, float, float]:
@@ -161,7 +155,7 @@ def measure(port: int, pipe: Connection, streams: int, tokens: int) -> tuple[flo
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=400, help="of each stream")
@@ -175,9 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     processes.append(start.Process(target=server, args=(endpoints, asked.streams, ours[1])))
     processes[1].start()
     port = ours[0].recv()
-    _pin(ALL_CORES[-1])
-    measure(port, ours[0], asked.streams, 50)
-    rounds = [measure(port, ours[0], asked.streams, asked.tokens) for _ in range(asked.rounds)]
+    with on_cores(frozenset({ALL_CORES[-1]})):
+        measure(port, ours[0], asked.streams, 50)
+        rounds = [measure(port, ours[0], asked.streams, asked.tokens) for _ in range(asked.rounds)]
     ours[0].send(False)
     theirs[0].send(False)
     for process in processes:

@@ -26,7 +26,7 @@ from api.recording import Recording
 from api.routes.generate import Generate, send_whole
 from api.routes.stored_responses import follow
 from api.service import Service
-from api.sse import Sink, signs_of_life
+from api.sse import Sink
 from api.stored_response import Stored
 from cluster.core.errors import Interrupted
 
@@ -48,8 +48,6 @@ class _Respond(Generate):
         self._responses = OpenAIResponses(service.responses.earlier(caller.owner))
         super().__init__(service, self._responses)
         self._caller = caller
-        self._owner = caller.owner
-        self._remembering = partial(service.recall.remember, caller.owner)
 
     async def _tell(
         self, reply: Reply, prepared: Prepared, stack: AsyncExitStack, caller: Caller, send: Send
@@ -79,7 +77,7 @@ class _Respond(Generate):
     async def _whole(self, reply: Reply, prepared: Prepared, caller: Caller) -> dict[str, Any]:
         """See Generate."""
         ask, writer = _asked(prepared), self._responses.writer(reply)
-        (choice,) = await collect(reply, prepared, self._remembering)
+        (choice,) = await collect(reply, prepared, self._remember(self._caller))
         sink = self._recording(writer, ask, None)
         await sink.end(writer.whole(choice))
         return writer.response()
@@ -90,23 +88,14 @@ class _Respond(Generate):
         """See Generate; beside that, to the store."""
         assert isinstance(writer, ResponseWriter)
         recording = self._recording(writer, _asked(prepared), sink)
-
-        def say() -> str | None:
-            healthy = self._coordinator.health().ok
-            return writer.life(reply.choices.progress) if healthy else None
-
         try:
-            await recording.start(self._responses.content_type, self._headers(prepared))
-            async with signs_of_life(recording, self._service.sign_of_life, say):
-                await recording.write(writer.begin())
-                last = await relay(reply, prepared, writer, recording, self._remembering)
-            await recording.end(last)
+            await super()._stream(reply, prepared, writer, recording, caller)
         finally:
             recording.close(writer.cancelled)
 
     def _recording(self, writer: ResponseWriter, ask: ResponsesAsk, sink: Sink | None) -> Recording:
         stored = _stored(writer, ask) if ask.store else None
-        return Recording(self._service.responses, self._owner, stored, sink)
+        return Recording(self._service.responses, self._caller.owner, stored, sink, writer.begin)
 
     def _detach(
         self,
@@ -117,7 +106,7 @@ class _Respond(Generate):
         stored: Stored,
     ) -> None:
         """Go on in a task of the server's; `stack` holds what is to be left at its end."""
-        sink = Recording(self._service.responses, self._owner, stored, None)
+        sink = Recording(self._service.responses, self._caller.owner, stored, None, writer.begin)
         scope = CancelScope()
         stored.cancel = scope.cancel
         stored.add(writer.begin())
@@ -126,7 +115,9 @@ class _Respond(Generate):
             async with stack:
                 try:
                     with scope:
-                        last = await relay(reply, prepared, writer, sink, self._remembering)
+                        last = await relay(
+                            reply, prepared, writer, sink, self._remember(self._caller)
+                        )
                         await sink.end(last)
                     if scope.cancelled_caught:
                         sink.close(writer.cancelled)

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.types import Scope
 
 from api.caller import caller_of
-from api.convert.orders import prepare
+from api.convert.orders import render
 from api.convert.tokens import text_object, to_detokenize, to_tokenize, tokens_object
 from api.routes.models import Endpoint, check_model
 from api.routes.posted import posted
@@ -26,8 +26,7 @@ def tokenize(service: Service) -> Endpoint:
         ask, pieces = to_tokenize(body)
         check_model(ask.model, coordinator.model)
         tokenizer, owner = coordinator.tokenizer, caller_of(scope).owner
-        prepared = prepare(ask, tokenizer, service.recall, owner=owner, scope="", fresh_seed=0)
-        prompt = prepared.orders[0].prompt
+        _, prompt = render(ask, tokenizer, service.recall, owner=owner)
         return tokens_object(prompt, tokenizer, coordinator.model.context, pieces=pieces)
 
     return posted(answer, service.tokenizing, min(LARGEST, coordinator.limits.body_bytes))

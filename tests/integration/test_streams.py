@@ -6,7 +6,6 @@ import json
 import re
 import socket
 import threading
-from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -28,19 +27,6 @@ from tests.integration.streams import (
     text_of,
 )
 from tests.unit.api.fake import CHAT, FakeCoordinator, Gate, question
-
-
-@pytest.fixture
-def coordinator(tokenizer: Tokenizer) -> FakeCoordinator:
-    coordinator = FakeCoordinator(tokenizer)
-    coordinator.script = [*HELLO]
-    return coordinator
-
-
-@pytest.fixture
-async def server(coordinator: FakeCoordinator) -> AsyncIterator[Server]:
-    async with served(coordinator) as server:
-        yield server
 
 
 async def test_a_plain_request_is_as_it_was(server: Server, coordinator: FakeCoordinator) -> None:

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import anyio
 import pytest
 
 from cluster.core.errors import EpochEnded
-from cluster.text.tokenizer import Tokenizer
 from tests.conftest import wait_for
 from tests.integration.streams import (
     CONV,
     HELLO,
     KEY,
     Server,
-    served,
     text_of,
 )
 from tests.unit.api.fake import FakeCoordinator, Gate, question
-
-
-@pytest.fixture
-def coordinator(tokenizer: Tokenizer) -> FakeCoordinator:
-    coordinator = FakeCoordinator(tokenizer)
-    coordinator.script = [*HELLO]
-    return coordinator
-
-
-@pytest.fixture
-async def server(coordinator: FakeCoordinator) -> AsyncIterator[Server]:
-    async with served(coordinator) as server:
-        yield server
 
 
 async def test_two_api_keys_can_t_see_each_other(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -20,11 +19,9 @@ from api.streams import StreamLimits
 from cluster.core.clock import ManualClock
 from cluster.core.errors import ShuttingDown
 from cluster.core.request import Finish
-from cluster.text.tokenizer import Tokenizer
 from tests.conftest import wait_for
 from tests.integration.streams import (
     CONV,
-    HELLO,
     KEY,
     LIMITS,
     Server,
@@ -34,19 +31,6 @@ from tests.integration.streams import (
     text_of,
 )
 from tests.unit.api.fake import CHAT, FakeCoordinator, Gate, question, running
-
-
-@pytest.fixture
-def coordinator(tokenizer: Tokenizer) -> FakeCoordinator:
-    coordinator = FakeCoordinator(tokenizer)
-    coordinator.script = [*HELLO]
-    return coordinator
-
-
-@pytest.fixture
-async def server(coordinator: FakeCoordinator) -> AsyncIterator[Server]:
-    async with served(coordinator) as server:
-        yield server
 
 
 async def test_deleted(server: Server, coordinator: FakeCoordinator) -> None:
