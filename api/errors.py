@@ -55,6 +55,7 @@ FAULTS: dict[type[errors.TandemError], Fault] = {
     errors.ShuttingDown: Fault(503, _SERVER, "shutting_down"),
     errors.Busy: Fault(503, _SERVER, "busy"),
     errors.EpochEnded: Fault(503, _SERVER, "epoch_ended", retry_after=1.0),
+    errors.RequestCrashes: Fault(500, _SERVER, "request_crashes"),
     errors.DeadlinePassed: Fault(504, _SERVER, "deadline_passed"),
     errors.Replaced: Fault(503, _SERVER, "replaced"),
     errors.Interrupted: Fault(503, _SERVER, "interrupted"),

@@ -31,6 +31,7 @@ from benchmarks.pinning import ALL_CORES, on_cores
 from benchmarks.streams import Stream, pump
 from cluster import demo
 from cluster.coordinator.coordinator import Coordinator
+from cluster.coordinator.drive import drive
 from cluster.coordinator.ranks import Ranks
 from cluster.core.clock import SystemClock
 from cluster.core.cluster import EngineFacts, Hello, ShardPlan
@@ -119,7 +120,7 @@ def server(endpoints: list[str], streams: int, pipe: Connection) -> None:
                 clients.append(await stack.enter_async_context(connect(endpoint, SECRET, hello)))
             async with asyncio.TaskGroup() as tasks:
                 driving = tasks.create_task(
-                    coordinator.drive(Epoch(3), Ranks(clients), trimmable=True)
+                    drive(coordinator, Epoch(3), Ranks(clients), trimmable=True)
                 )
                 serving = tasks.create_task(http.serve(sockets=[listening]))
                 pipe.send(listening.getsockname()[1])

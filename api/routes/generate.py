@@ -220,8 +220,8 @@ class Generate:
         self, reply: Reply, prepared: Prepared, writer: Writer, sink: Sink, caller: Caller
     ) -> None:
         def say() -> str | None:
-            healthy = self._coordinator.health().ok
-            return writer.life(reply.choices.progress) if healthy else None
+            advancing = self._coordinator.health().advancing
+            return writer.life(reply.choices.progress) if advancing else None
 
         await sink.start(self._dialect.content_type, self._headers(prepared))
         async with signs_of_life(sink, self._service.sign_of_life, say):

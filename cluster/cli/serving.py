@@ -7,8 +7,8 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from cluster.cli.loading import LoadingBar
 from cluster.coordinator.coordinator import Coordinator
 from cluster.coordinator.epoch import Recipe
 from cluster.coordinator.local_agent import LocalAgent
-from cluster.coordinator.members import Member, Membership, check_reach, dial
-from cluster.coordinator.runner import Runner
+from cluster.coordinator.members import Member, Members, check_reach
+from cluster.coordinator.runner import Fit, Fitting, Runner
 from cluster.core.clock import SystemClock
 from cluster.core.config import Limits, Pacing
 from cluster.core.errors import AddressInUse, BadConfiguration
@@ -35,7 +35,7 @@ from cluster.model.digest import digest
 from cluster.model.folder import model_id, resolve
 from cluster.model.weights import tensor_bytes
 from cluster.placement.kv import check_kv_bits
-from cluster.placement.room import Engine, Room, room
+from cluster.placement.room import Engine, room
 from cluster.placement.shard import check_plan
 from cluster.placement.weights import rank_weight_bytes
 from cluster.text.tokenizer import Tokenizer
@@ -89,7 +89,7 @@ async def serve(options: Options, console: Console) -> None:
     with bound(options.host, options.port) as sock:
         folder = await asyncio.to_thread(resolve, options.model)
         config = read_config(folder)
-        kind = check_plan(config, options.world, options.parallel)
+        check_plan(config, options.world, options.parallel)
         check_kv_bits(config, options.kv_bits)
         coordinator = _coordinator(options, config)
         recipe = Recipe(
@@ -98,7 +98,6 @@ async def serve(options: Options, console: Console) -> None:
             incarnation=time.time_ns(),
             kv_dir=options.kv_dir,
             disk_bytes=options.disk_bytes,
-            kind=kind,
             kv_bits=options.kv_bits,
         )
         stopping = _stop_signals()
@@ -151,29 +150,15 @@ async def _run(
     tokenizer: asyncio.Task[Tokenizer],
     console: Console,
 ) -> None:
-    """Gather the members and keep an epoch running on them until cancelled."""
-    async with _members(options, coordinator, console) as members:
-        check_reach(members)
-        for member in members:
-            _say_blas(member, console)
-        space = await asyncio.to_thread(
-            _room, options, recipe, folder, members, coordinator.model.context
-        )
-        coordinator.limits = replace(
-            options.limits,
-            kv_tokens=space.kv_tokens,
-            slot_positions=space.slot_positions,
-            position_bytes=space.position_bytes,
-            attended=space.attended,
-        )
-        longest = min(coordinator.model.context, space.kv_tokens - space.slot_positions)
-        coordinator.model = replace(coordinator.model, context=longest, rank_bytes=space.rank_bytes)
-        with LoadingBar(console) as bar:
-            runner = Runner(coordinator, tokenizer, members, recipe, bar)
-            async with asyncio.TaskGroup() as tasks:
-                running = tasks.create_task(runner.run(), name="runner")
-                tasks.create_task(_say_ready(runner, bar, options, coordinator, console))
-                await asyncio.wait([running])
+    """Gather the members and keep an epoch running until cancelled."""
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+        members = Members(coordinator.clock, options.token, tasks)
+        await _gather(options, members, coordinator, console, stack)
+        fit = await asyncio.to_thread(_fitting, options, coordinator.model, recipe, folder)
+        bar = stack.enter_context(LoadingBar(console))
+        runner = Runner(coordinator, tokenizer, members, fit, recipe, bar)
+        tasks.create_task(_say_ready(runner, bar, options, coordinator, console))
+        await runner.run()
 
 
 async def _say_ready(
@@ -209,56 +194,76 @@ def _say_blas(member: Member, console: Console) -> None:
     _say(console, line if blas.fast else f"{line} (slow): {blas.advice}")
 
 
-def _room(
-    options: Options, recipe: Recipe, folder: Path, members: list[Member], context: int
-) -> Room:
-    """What caches may hold on the rank with the least room beside its weights."""
-    config = read_config(folder)
-    engine = Engine(
-        config=config,
-        world=options.world,
-        kind=recipe.kind,
-        kv_bits=options.kv_bits,
-        weight_bytes=rank_weight_bytes(config, tensor_bytes(folder), options.world, recipe.kind),
-        usable_bytes=min(m.description.usable_bytes // m.ranks for m in members),
-        sequences=options.limits.sequences,
-        context=context,
-        cores=min(m.description.cores // m.ranks for m in members) or 1,
-        fused=all(m.description.blas.name in ("Metal", "CUDA") for m in members),
-    )
-    return room(engine, options.limits.kv_tokens, options.kv_bytes)
+def _fitting(options: Options, model: ServedModel, recipe: Recipe, folder: Path) -> Fit:
+    """What a group of members can serve: its caches hold what the rank with the least room
+    beside its weights can."""
+    config, sizes = read_config(folder), tensor_bytes(folder)
+
+    def fit(members: Sequence[Member]) -> Fitting:
+        check_reach(members)
+        world = sum(member.ranks for member in members)
+        kind = check_plan(config, world, options.parallel)
+        nodes = [(member.description, member.ranks) for member in members]
+        engine = Engine(
+            config=config,
+            world=world,
+            kind=kind,
+            kv_bits=recipe.kv_bits,
+            weight_bytes=rank_weight_bytes(config, sizes, world, kind),
+            usable_bytes=min(node.usable_bytes // ranks for node, ranks in nodes),
+            sequences=options.limits.sequences,
+            context=model.context,
+            cores=min(node.cores // ranks for node, ranks in nodes) or 1,
+            fused=all(node.blas.name in ("Metal", "CUDA") for node, _ in nodes),
+        )
+        space = room(engine, options.limits.kv_tokens, options.kv_bytes)
+        limits = replace(
+            options.limits,
+            kv_tokens=space.kv_tokens,
+            slot_positions=space.slot_positions,
+            position_bytes=space.position_bytes,
+            attended=space.attended,
+        )
+        longest = min(model.context, space.kv_tokens - space.slot_positions)
+        return Fitting(kind, limits, replace(model, context=longest, rank_bytes=space.rank_bytes))
+
+    return fit
 
 
-@asynccontextmanager
-async def _members(
-    options: Options, coordinator: Coordinator, console: Console
-) -> AsyncIterator[list[Member]]:
-    """This machine's agent first, then those we call, then those that join."""
+async def _gather(
+    options: Options,
+    members: Members,
+    coordinator: Coordinator,
+    console: Console,
+    stack: AsyncExitStack,
+) -> None:
+    """This machine's agent, those we call, and as many as are to join."""
     host, port = options.control
-    async with AsyncExitStack() as stack:
-
-        async def add(address: str, ranks: int = 1) -> None:
-            members.append(await stack.enter_async_context(dial(address, options.token, ranks)))
-
-        members: list[Member] = []
-        if options.local_ranks:
-            require_token(host, options.token)
-            agent = LocalAgent.run(host, options.token, options.orphan_grace)
-            await add(await stack.enter_async_context(agent), options.local_ranks)
-        for address in options.dialled:
-            await add(address)
-        if options.joining:
-            coordinator.waiting_for(f"{options.joining} workers to join")
-            membership = await stack.enter_async_context(Membership.open(host, port, options.token))
-            _say(
-                console,
-                f"waiting for {options.joining} to run: "
-                f"tandem worker --join {join_address(host, port)}",
-            )
-            for address in await membership.wait(options.joining):
-                await add(address)
-                _say(console, f"{members[-1].description.hostname} joined")
-        yield members
+    if options.local_ranks:
+        require_token(host, options.token)
+        agent = LocalAgent.run(host, options.token, options.orphan_grace)
+        address = await stack.enter_async_context(agent)
+        _say_blas(await members.call(address, options.local_ranks), console)
+    for address in options.dialled:
+        _say_blas(await members.call(address), console)
+    if not options.joining:
+        return
+    coordinator.waiting_for(f"{options.joining} workers to join")
+    await stack.enter_async_context(members.listen(host, port))
+    _say(
+        console,
+        f"waiting for {options.joining} to run: tandem worker --join {join_address(host, port)}",
+    )
+    here = len(members.roster)
+    wanted = here + options.joining
+    while here < wanted:
+        await members.changed.wait()
+        members.changed.clear()
+        for node in list(members.roster)[here:]:
+            (member,) = members.of([node])
+            _say(console, f"{member.description.hostname} joined")
+            _say_blas(member, console)
+        here = max(here, len(members.roster))
 
 
 def _say(console: Console, line: str) -> None:

@@ -1,9 +1,13 @@
-"""The one that decides: takes requests, drives the plan, hands out tokens."""
+"""The one that decides: takes requests, keeps their plan, hands out tokens.
+
+Nothing here waits: `drive.py` does the sending and receiving. So a simulation can run it too.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable, Sequence
 
 import structlog
 
@@ -13,7 +17,6 @@ from cluster.coordinator.journal import STEPS_KEPT, Entry, Journal
 from cluster.coordinator.meter import Meter
 from cluster.coordinator.metrics import Exposition
 from cluster.coordinator.picture import picture
-from cluster.coordinator.ranks import StepPort
 from cluster.coordinator.steps import carried, record
 from cluster.coordinator.tally import Tally
 from cluster.core.channel import ChannelState, ChannelTable, TokenChannel
@@ -25,26 +28,29 @@ from cluster.core.errors import (
     InvalidRequest,
     NotReady,
     PromptTooLong,
+    QueueFull,
+    RequestCrashes,
     ShuttingDown,
+    StepOverdue,
     TandemError,
 )
 from cluster.core.ids import Epoch, RequestId, new_request_id
+from cluster.core.plan import Step, StepResult
 from cluster.core.request import Finish, Order, Piece, Request
+from cluster.core.shelf import ShelfNews, ShelfOrder, Shelved
 from cluster.core.view import ClusterView, Health, ServedModel
 from cluster.scheduler.events import Drained, Event, Released, Sampled
 from cluster.scheduler.scheduler import Scheduler
+from cluster.scheduler.sequence import Sequence as Live
 from cluster.text.logprobs import token_logprob
 from cluster.text.stream import TextStream
 from cluster.text.tokenizer import Tokenizer
-
-WATCH_SECONDS = 0.25
-"""How often deadlines are looked at; never part of the plan."""
 
 log = structlog.get_logger()
 
 
 class Coordinator:
-    """Serves one model. `drive` runs an epoch; the rest is called by the API on the same loop."""
+    """Serves one model. The API and whoever drives an epoch call it on the same loop."""
 
     def __init__(
         self,
@@ -69,9 +75,16 @@ class Coordinator:
         self.group: Group | None = None
         """The engines of the epoch that runs."""
         self.started = clock.now()
+        self.planned = asyncio.Event()
+        """Set when there may be something to plan."""
+        self._down: float | None = None
+        """Since when no epoch runs; None while one does, and before the first."""
+        self._advanced = clock.now()
+        """When the last step was answered, or the epoch began."""
+        self._in_flight: list[Entry] = []
+        """Requests that had a slot when the last epoch ended."""
         self._waiting_for = "starting"
         self._closing = False
-        self._planned = asyncio.Event()
         self._said_full = False
         self._exposition = Exposition(self)
 
@@ -101,7 +114,7 @@ class Coordinator:
         return Generation(entry, self._cancel)
 
     def _take(self, order: Order, prefix: str) -> Entry:
-        scheduler = self._accepting()
+        self._check_accepting()
         fitting = self.limits.kv_tokens - self.limits.slot_positions
         context = min(self.model.context, fitting)
         room = context - len(order.prompt)
@@ -130,7 +143,7 @@ class Coordinator:
         )
         channel = TokenChannel(request.id, self.channels)
         try:
-            sequence = scheduler.submit(channel, request, now)
+            sequence = self._queue(channel, request, now)
         except TandemError:
             self.channels.remove(request.id)
             raise
@@ -139,8 +152,16 @@ class Coordinator:
         if order.record_steps:
             entry.steps = deque(maxlen=STEPS_KEPT)
         self.journal[request.id] = entry
-        self._planned.set()
+        self.planned.set()
         return entry
+
+    def _queue(self, channel: TokenChannel, request: Request, now: float) -> Live:
+        """Put it into the plan, or between epochs into the journal only, for the next."""
+        if self.scheduler is not None:
+            return self.scheduler.submit(channel, request, now)
+        if len(self.journal) >= self.limits.queue + self.limits.sequences:
+            raise QueueFull(f"{len(self.journal)} requests are waiting already", retry_after=5)
+        return Live(request, now)
 
     def cancel(self, request_id: RequestId) -> bool:
         """End a request as its client's wish; False when none by this id runs."""
@@ -152,9 +173,12 @@ class Coordinator:
 
     def health(self) -> Health:
         """Healthy while steps advance or none are wanted."""
-        if self._closing or self.scheduler is None:
-            return Health(False, "stopping" if self._closing else self._waiting_for)
-        if self.scheduler.overdue(self.clock.now()):
+        now = self.clock.now()
+        if self._closing:
+            return Health(False, "stopping")
+        if self.scheduler is None:
+            return Health(False, self._waiting_for, recovering=self._recovering(now))
+        if self.scheduler.overdue(now):
             return Health(False, "a step is past its deadline")
         return Health(True, "serving")
 
@@ -172,99 +196,134 @@ class Coordinator:
         """Between epochs: what is being waited for, in a few words."""
         self._waiting_for = what
 
-    async def drive(
-        self, epoch: Epoch, ranks: StepPort, *, trimmable: bool, disk_bytes: int = 0
+    def begin(
+        self,
+        epoch: Epoch,
+        *,
+        trimmable: bool,
+        shelf: Iterable[Shelved] = (),
+        disk_bytes: int = 0,
     ) -> None:
-        """Run one epoch on `ranks` until it ends; always raises what ended it (EpochEnded, or
-        a ProtocolError when ranks disagree). Every live request then fails with EpochEnded.
-        `disk_bytes` is what the files of one rank may take; with 0, nothing is kept on disk."""
+        """An epoch begins, and all live requests go on in it (invariant 8). `shelf` is what
+        every rank has on disk, where the files of one may take `disk_bytes` (0: no disk)."""
         self.scheduler = Scheduler(
             epoch,
             self.limits,
             self.pacing,
             trimmable=trimmable,
             end_ids=self.tokenizer.end_ids,
-            shelf=ranks.shelved(),
+            shelf=shelf,
             disk_bytes=disk_bytes,
         )
-        reason = "the engines were stopped"
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._send_steps(self.scheduler, ranks), name="send steps")
-                group.create_task(self._apply_results(self.scheduler, ranks), name="results")
-                group.create_task(self._watch(self.scheduler), name="watch deadlines")
-                group.create_task(self._hear_news(self.scheduler, ranks), name="shelf news")
-        except ExceptionGroup as errors:
-            error = _first_leaf(errors)
+        self._advanced = self.clock.now()
+        if self._down is not None:
+            self.tally.recovered(self._advanced - self._down, len(self.journal))
+            self._down = None
+        # Those that may be what crashes engines first: nobody else is there to suffer.
+        for entry in sorted(self.journal.values(), key=lambda entry: not entry.sequence.alone):
+            try:
+                self.scheduler.resume(entry.channel, entry.sequence)
+            except InvalidRequest as error:  # the epoch before had more room
+                self._drop(entry, EpochEnded(f"the cluster has become smaller: {error}"))
+        self.planned.set()
+
+    def next(self) -> tuple[list[ShelfOrder], Step | None]:
+        """What to send now: orders for the shelf, then a step."""
+        assert self.scheduler is not None  # an epoch runs
+        step = self.scheduler.next_step(self.clock.now())
+        return self.scheduler.take_shelf_orders(), step
+
+    def apply(self, result: StepResult, results: Sequence[StepResult]) -> None:
+        """Every rank has answered a step; `results` are what each has said of it, of which
+        `result` counts. Raises StepRefused when it is not the step awaited, or not of its
+        shape."""
+        assert self.scheduler is not None  # an epoch runs
+        flight = self.scheduler.oldest
+        recorded = carried(flight, self.journal)
+        self._advanced = self.clock.now()
+        for event in self.scheduler.apply(result, self._advanced):
+            self._handle(event)
+        self.planned.set()
+        assert flight is not None  # else `apply` has refused the result
+        record(recorded, flight.step, results)
+        self.tally.step(results)
+        prefilled = sum(len(chunk.tokens) for chunk in flight.step.chunks)
+        self.meter.add(self._advanced, decoded=len(result.decoded), prefilled=prefilled)
+
+    def hear(self, news: ShelfNews) -> None:
+        """All ranks have told what has become of a save or an order."""
+        assert self.scheduler is not None  # an epoch runs
+        self.scheduler.shelf_news(news)
+        self.planned.set()
+        if self.scheduler.disk_full and not self._said_full:
+            self._said_full = True
+            log.warning("the disk is full: from now on, no prefix is saved")
+
+    def look(self) -> None:
+        """End what is past its deadline; to be called now and then, in an epoch and between
+        them. Raises StepOverdue when a step is."""
+        now = self.clock.now()
+        if self.scheduler is None:
+            if self._down is not None and not self._recovering(now):
+                waited = f"no engines for {now - self._down:.0f} s ({self._waiting_for})"
+                self._fail_all(NotReady(f"not ready: {waited}", retry_after=5))
+        else:
+            if self.scheduler.awaits_shelf:
+                self.planned.set()  # planning ends the wait for a file that takes too long
+            if self.scheduler.overdue(now):
+                raise StepOverdue("a step did not finish within its deadline")
+        for request_id, entry in list(self.journal.items()):
+            sequence = entry.sequence
+            if sequence.finish is None and sequence.late(now, self.limits.queue_seconds):
+                where = "in the queue" if sequence.slot is None else "in all"
+                waited = f"{now - sequence.submitted:.0f} s {where}"
+                error = DeadlinePassed(f"the request took too long ({waited})")
+                self._end(request_id, Finish.FAILED, error)
+
+    def end(self, error: BaseException | None) -> None:
+        """The epoch is over, because of `error`, or as somebody wishes. Live requests wait for
+        the next one; those that are over for their clients have no slot to be let go of."""
+        if error is not None:
             self.tally.epoch_ended(error)
-            reason = str(error)
-            raise error from errors
-        finally:
-            self.scheduler = None
-            exits = [engine.exit for engine in self.group.engines] if self.group else []
-            reason = next(filter(None, exits), reason)
-            self._waiting_for = f"forming a new group: {reason}"
-            self._fail_all(EpochEnded(f"the request was cut off: {reason}"))
+        self._waiting_for = f"forming a new group: {error or 'the engines were stopped'}"
+        self.scheduler = None
+        self._down = self.clock.now()
+        self._in_flight = []
+        for request_id, entry in list(self.journal.items()):
+            sequence = entry.sequence
+            if sequence.finish is not None or entry.channel.state is not ChannelState.OPEN:
+                self._handle(Released(request_id))
+                continue
+            if sequence.slot is not None:
+                self._in_flight.append(entry)
+            if sequence.slot is not None or sequence.reserved:
+                sequence.interrupt()
+
+    def silent_for(self) -> float:
+        """Seconds since the last result of a step, or the beginning of the epoch."""
+        return self.clock.now() - self._advanced
+
+    def crashed(self) -> None:
+        """What ended the epoch may have been one of the requests that had a slot in it. One
+        that was in two such epochs is computed alone, and fails when that ends in a crash."""
+        suspects, self._in_flight = self._in_flight, []
+        for entry in suspects:
+            if entry.sequence.alone:
+                crashes = entry.sequence.crashes + 1
+                self._drop(
+                    entry,
+                    RequestCrashes(
+                        f"the engines have crashed {crashes} times while they computed this "
+                        "request, at last with no other beside it: it is not tried again"
+                    ),
+                )
+            else:
+                entry.sequence.crashed()
 
     def close(self) -> None:
         """Take no more requests, and end every live one with ShuttingDown."""
         self._closing = True
         self._fail_all(ShuttingDown("the server is stopping", retry_after=5))
-
-    # The epoch's tasks
-
-    async def _send_steps(self, scheduler: Scheduler, ranks: StepPort) -> None:
-        """Send what is planned: orders for the shelf, then the step. One task sends both, since
-        a stream takes one message at a time."""
-        while True:
-            self._planned.clear()
-            step = scheduler.next_step(self.clock.now())
-            for order in scheduler.take_shelf_orders():
-                await ranks.order(order)
-            if step is None:
-                await self._planned.wait()
-            else:
-                await ranks.send(step)
-
-    async def _apply_results(self, scheduler: Scheduler, ranks: StepPort) -> None:
-        while True:
-            result = await ranks.next_result()
-            flight = scheduler.oldest
-            recorded = carried(flight, self.journal)
-            for event in scheduler.apply(result):
-                self._handle(event)
-            self._planned.set()
-            assert flight is not None  # else `apply` has refused the result
-            record(recorded, flight.step, ranks.results)
-            self.tally.step(ranks.results)
-            now = self.clock.now()
-            prefilled = sum(len(chunk.tokens) for chunk in flight.step.chunks)
-            self.meter.add(now, decoded=len(result.decoded), prefilled=prefilled)
-
-    async def _hear_news(self, scheduler: Scheduler, ranks: StepPort) -> None:
-        """What has become of saves and orders."""
-        while True:
-            scheduler.shelf_news(await ranks.next_news())
-            self._planned.set()
-            if scheduler.disk_full and not self._said_full:
-                self._said_full = True
-                log.warning("the disk is full: from now on, no prefix is saved")
-
-    async def _watch(self, scheduler: Scheduler) -> None:
-        """End what is past its deadline: a request, or the epoch when a step is."""
-        while True:
-            await asyncio.sleep(WATCH_SECONDS)
-            if scheduler.awaits_shelf:
-                self._planned.set()  # planning ends the wait for a file that takes too long
-            now = self.clock.now()
-            if scheduler.overdue(now):
-                raise EpochEnded("a step did not finish within its deadline")
-            for request_id in scheduler.expired(now):
-                entry = self.journal[request_id]
-                where = "in the queue" if entry.sequence.slot is None else "in all"
-                waited = f"{now - entry.sequence.submitted:.0f} s {where}"
-                error = DeadlinePassed(f"the request took too long ({waited})")
-                self._end(request_id, Finish.FAILED, error)
 
     # Events
 
@@ -315,10 +374,17 @@ class Coordinator:
         if entry is None:
             return
         self._close(entry, finish, error)
-        if self.scheduler is not None:
-            for event in self.scheduler.end(request_id, finish):
-                self._handle(event)
-        self._planned.set()
+        if self.scheduler is None:
+            self._handle(Released(request_id))
+            return
+        for event in self.scheduler.end(request_id, finish):
+            self._handle(event)
+        self.planned.set()
+
+    def _drop(self, entry: Entry, error: TandemError) -> None:
+        """The request fails, and no plan knows it."""
+        self._close(entry, Finish.FAILED, error)
+        self._handle(Released(entry.request.id))
 
     def _close(self, entry: Entry, finish: Finish, error: TandemError | None = None) -> None:
         """Nothing more goes to the request's client. The first call counts."""
@@ -328,25 +394,16 @@ class Coordinator:
             self.tally.ended(entry, finish)
 
     def _fail_all(self, error: TandemError) -> None:
-        """Every live request fails with `error`; where no epoch runs, all state goes too."""
-        for request_id, entry in list(self.journal.items()):
-            if self.scheduler is not None:
-                self._end(request_id, Finish.FAILED, error)
-            else:
-                self._close(entry, Finish.FAILED, error)
-                self._handle(Released(request_id))
+        """Every live request fails with `error`."""
+        for request_id in list(self.journal):
+            self._end(request_id, Finish.FAILED, error)
 
-    def _accepting(self) -> Scheduler:
+    def _recovering(self, now: float) -> bool:
+        """Between epochs, and not for longer than requests wait."""
+        return self._down is not None and now - self._down < self.limits.recovery_seconds
+
+    def _check_accepting(self) -> None:
         if self._closing:
             raise ShuttingDown("the server is stopping", retry_after=5)
-        if self.scheduler is None:
+        if self.scheduler is None and not self._recovering(self.clock.now()):
             raise NotReady(f"not ready: {self._waiting_for}", retry_after=2)
-        return self.scheduler
-
-
-def _first_leaf(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first real error in nested groups."""
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from cluster.coordinator.members import Member
 from cluster.coordinator.ranks import Ranks
 from cluster.core.cluster import (
     Alive,
+    EngineEvent,
     Exited,
     Hello,
     LaunchSpec,
@@ -20,7 +21,18 @@ from cluster.core.cluster import (
     ShardPlan,
     Started,
 )
-from cluster.core.errors import EpochEnded, LaunchFailed, NodeUnreachable
+from cluster.core.errors import (
+    EngineCrashed,
+    EpochEnded,
+    LaunchFailed,
+    NodeLost,
+    NodeUnreachable,
+    NotFound,
+    ProtocolError,
+    Regrouped,
+    SetupError,
+    TandemError,
+)
 from cluster.core.ids import Epoch, Rank
 from cluster.core.versions import versions
 from cluster.wire.engine_client import EngineClient, connect
@@ -66,8 +78,6 @@ class Recipe:
     """Folder for prefixes on every machine that was not given another; empty for none."""
     disk_bytes: int = 0
     """What they may take on each machine."""
-    kind: str = "tensor"
-    """How the model is split over several ranks: "tensor" or "pipeline"."""
     kv_bits: int = 0
     """As in LaunchSpec."""
 
@@ -75,14 +85,31 @@ class Recipe:
 Progress = Callable[[Sequence[EngineState]], None]
 
 
+REACH_SECONDS = 5.0
+"""An agent that does not answer for so long takes its engine with it; a break that is shorter
+leaves the engine alone."""
+RETRY_SECONDS = 0.2
+STOP_SECONDS = 3.0
+"""For the engines of a failed epoch to be gone. A machine that does not answer is not waited for
+longer: the next epoch does without it."""
+
+
 @asynccontextmanager
 async def open_epoch(
-    epoch: Epoch, members: Sequence[Member], recipe: Recipe, progress: Progress
+    epoch: Epoch,
+    members: Sequence[Member],
+    kind: str,
+    recipe: Recipe,
+    progress: Progress,
+    failed: Callable[[Member], None],
 ) -> AsyncIterator[Group]:
-    """Launch an engine per rank, shake hands with each, and yield the group.
+    """Launch an engine per rank, shake hands with each, and yield the group. `kind` says how
+    several ranks split the model: "tensor" or "pipeline". `failed` is told on which machine an
+    engine did not come up.
 
     Leaving it ends every engine. Raises the SetupError of the first engine that does not come
-    up; once up, EpochEnded when one exits. Both may come wrapped in an ExceptionGroup.
+    up; once up, an EpochEnded when one exits or its machine is gone. Both may come wrapped in
+    an ExceptionGroup.
     """
     engines = [
         EngineState(Rank(rank), member)
@@ -97,7 +124,7 @@ async def open_epoch(
             secret=secret,
             model=recipe.model,
             model_digest=recipe.digest,
-            plan=_plan(world, engine.rank, recipe.kind),
+            plan=_plan(world, engine.rank, kind),
             ring=ring,
             threads=max(1, engine.member.description.cores // engine.member.ranks),
             kv_bits=recipe.kv_bits,
@@ -106,10 +133,11 @@ async def open_epoch(
         for engine in engines
     ]
     ready = [asyncio.get_running_loop().create_future() for _ in engines]
+    broken = True
     try:
         async with asyncio.TaskGroup() as group:
             following = [
-                group.create_task(_follow(engine, spec, future, lambda: progress(engines)))
+                group.create_task(_follow(engine, spec, future, lambda: progress(engines), failed))
                 for engine, spec, future in zip(engines, specs, ready, strict=True)
             ]
             await asyncio.gather(*ready)
@@ -119,8 +147,15 @@ async def open_epoch(
                 yield formed
             for task in following:
                 task.cancel()
+        broken = False
+    except asyncio.CancelledError:
+        broken = False  # the engines are well, and may finish what they write
+        raise
+    except BaseExceptionGroup as errors:
+        broken = errors.subgroup(Regrouped) is None
+        raise
     finally:
-        await asyncio.gather(*(_stop(member, epoch) for member in members))
+        await asyncio.gather(*(_stop(member, epoch, now=broken) for member in members))
 
 
 def _plan(world: int, rank: Rank, kind: str) -> ShardPlan:
@@ -156,27 +191,52 @@ async def _follow(
     spec: LaunchSpec,
     ready: asyncio.Future[None],
     changed: Callable[[], None],
+    failed: Callable[[Member], None],
 ) -> None:
-    """Launch one engine and keep its state current until it exits, which raises."""
-    async for event in engine.member.client.launch(spec):
-        match event:
-            case Started(pid):
-                engine.pid = pid
-            case Loading():
-                engine.loading = event
-            case Ready(endpoint, _):
-                engine.endpoint = endpoint
-                if not ready.done():
-                    ready.set_result(None)
-            case Alive(rss_bytes, _):
-                engine.rss_bytes = rss_bytes
-            case Exited(code, last_words):
-                how = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
-                words = f": {last_words}" if last_words else ""
-                engine.exit = f"the engine of rank {engine.rank} {how}{words}"
-                raise EpochEnded(engine.exit) if ready.done() else LaunchFailed(engine.exit)
-        changed()
-    raise EpochEnded(f"the agent of rank {engine.rank} let go of its engine")
+    """Launch one engine and keep its state current until it exits, which raises. When the call
+    breaks, its agent is called again: it keeps the engine for a while."""
+    loop = asyncio.get_running_loop()
+    heard = loop.time()
+    told = engine.member.client.launch(spec)
+    while True:
+        try:
+            async with aclosing(told) as events:
+                async for event in events:
+                    heard = loop.time()
+                    _note(engine, event, ready)
+                    changed()
+            raise NodeLost(f"the agent of rank {engine.rank} let go of its engine")
+        except (SetupError, NotFound) as error:
+            if not ready.done():
+                failed(engine.member)
+                raise
+            if isinstance(error, NotFound) or loop.time() - heard > REACH_SECONDS:
+                host = engine.member.description.hostname
+                engine.exit = f"the engine of rank {engine.rank} on {host} is gone: {error}"
+                raise NodeLost(engine.exit) from error
+        await asyncio.sleep(RETRY_SECONDS)
+        told = engine.member.client.attach(spec.epoch, spec.plan.rank)
+
+
+def _note(engine: EngineState, event: EngineEvent, ready: asyncio.Future[None]) -> None:
+    """What an engine's agent tells of it. Raises EngineCrashed when it has exited, or LaunchFailed
+    when it was never ready."""
+    match event:
+        case Started(pid):
+            engine.pid = pid
+        case Loading():
+            engine.loading = event
+        case Ready(endpoint, _):
+            engine.endpoint = endpoint
+            if not ready.done():
+                ready.set_result(None)
+        case Alive(rss_bytes, _):
+            engine.rss_bytes = rss_bytes
+        case Exited(code, last_words):
+            how = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
+            words = f": {last_words}" if last_words else ""
+            engine.exit = f"the engine of rank {engine.rank} {how}{words}"
+            raise EngineCrashed(engine.exit) if ready.done() else LaunchFailed(engine.exit)
 
 
 @asynccontextmanager
@@ -194,8 +254,23 @@ async def _connected(
         yield clients
 
 
-async def _stop(member: Member, epoch: Epoch) -> None:
+async def _stop(member: Member, epoch: Epoch, *, now: bool) -> None:
     """The member's engines of this epoch are gone on return; or its agent can't be asked any
     more, and ends them itself when it notices that we are not there."""
     with suppress(NodeUnreachable):
-        await member.client.stop(epoch)
+        if now:
+            await member.client.stop(epoch, now=True, seconds=STOP_SECONDS)
+        else:
+            await member.client.stop(epoch)
+
+
+async def crashed(error: TandemError, members: Sequence[Member]) -> bool:
+    """True when what ended an epoch may have been a request: an engine failed by itself, and all
+    machines are there. One whose neighbour is gone fails too."""
+    if type(error) is not EpochEnded and not isinstance(error, EngineCrashed | ProtocolError):
+        return False
+    try:
+        await asyncio.gather(*(member.client.describe() for member in members))
+    except NodeUnreachable:
+        return False
+    return True

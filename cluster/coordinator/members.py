@@ -1,20 +1,33 @@
-"""The machines of the cluster: our own agent, those we dial, and those that join."""
+"""The machines of the cluster: our own agent, those we call, and those that join.
+
+A task attends to each: it keeps a connection and listens for signs of life. What they mean, the
+roster says (`cluster/membership/roster.py`).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Self
 
+import structlog
+
+from cluster.core.clock import Clock
 from cluster.core.cluster import NodeDescription
-from cluster.core.errors import BadConfiguration
+from cluster.core.errors import BadConfiguration, NotAuthorized, TandemError
 from cluster.core.versions import require_same
+from cluster.membership.roster import Node, Presence, Roster
 from cluster.wire.node_client import NodeClient
 from cluster.wire.registry import RegistryServer
 from cluster.wire.security import is_loopback, split_address
+
+RETRY_SECONDS = 0.5
+"""Between attempts to reach an agent that does not answer."""
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,58 +40,167 @@ class Member:
     """How many engines it runs."""
 
     @property
+    def id(self) -> str:
+        return self.description.node_id
+
+    @property
     def host(self) -> str:
         """Where its engines listen."""
         return split_address(self.description.agent_address)[0]
 
-
-@asynccontextmanager
-async def dial(address: str, token: str | None, ranks: int) -> AsyncIterator[Member]:
-    """Connect to the agent at "host:port" and ask what machine it is.
-
-    Raises NodeUnreachable, NotAuthorized, or VersionMismatch with every difference by name.
-    """
-    async with NodeClient(address, token=token) as client:
-        description = await client.describe()
-        require_same(description.versions, f"the node {description.hostname} ({address})")
-        yield Member(client, description, ranks)
+    @property
+    def wireless(self) -> bool:
+        """It is reached over Wi-Fi."""
+        return any(a.ip == self.host and a.kind == "wifi" for a in self.description.addresses)
 
 
-class Membership:
-    """Workers that announce themselves, first come first served."""
+class Members:
+    """All machines that were called or have joined. Implements RegistryHandler."""
 
-    def __init__(self, cluster: str) -> None:
-        self.cluster = cluster
-        self._joined: dict[str, NodeDescription] = {}
-        self._changed = asyncio.Event()
+    def __init__(self, clock: Clock, token: str | None, tasks: asyncio.TaskGroup) -> None:
+        """`tasks` owns the tasks that attend to them."""
+        self.cluster = socket.gethostname()
+        self.roster = Roster()
+        self.changed = asyncio.Event()
+        """Set whenever a machine comes, goes or is to be drained."""
+        self._clock = clock
+        self._token = token
+        self._tasks = tasks
+        self._members: dict[str, Member] = {}
+        self._joined: dict[str, asyncio.Task[None]] = {}
+        """By agent address: those who attend to workers that joined by themselves."""
 
-    @classmethod
     @asynccontextmanager
-    async def open(cls, host: str, port: int, token: str | None) -> AsyncIterator[Self]:
-        """Listen for workers at host:port. Raises AddressInUse or BadConfiguration."""
-        membership = cls(cluster=socket.gethostname())
-        server = await RegistryServer.start(host, port, token, membership)
+    async def listen(self, host: str, port: int) -> AsyncIterator[Self]:
+        """Let workers join at host:port. Raises AddressInUse or BadConfiguration."""
+        server = await RegistryServer.start(host, port, self._token, self)
         try:
-            yield membership
+            yield self
         finally:
             await server.stop()
 
+    async def call(self, address: str, ranks: int = 1) -> Member:
+        """The machine whose agent listens at "host:port", which from now on is attended to.
+
+        Raises NodeUnreachable; NotAuthorized, also when another machine has the same id; or
+        VersionMismatch with every difference by name."""
+        first: asyncio.Future[Member] = asyncio.get_running_loop().create_future()
+        self._tasks.create_task(self._attend(address, ranks, first), name=f"attend {address}")
+        return await first
+
     @contextmanager
     def member(self, node: NodeDescription) -> Iterator[None]:
-        """The node is here for as long as this is entered."""
-        self._joined[node.agent_address] = node
-        self._changed.set()
-        try:
-            yield
-        finally:
-            self._joined.pop(node.agent_address, None)
+        """See RegistryHandler. A worker whose stream ends is gone once its agent is silent."""
+        known = self.roster.find(node.node_id)
+        if known is not None and node.incarnation < known.incarnation:
+            self.roster.arrive(node.node_id, node.incarnation, self._clock.now())  # refuses
+        address = node.agent_address
+        if address not in self._joined:
+            task = self._tasks.create_task(self._attend_guest(address), name=f"attend {address}")
+            self._joined[address] = task
+            task.add_done_callback(lambda _: self._joined.pop(address))
+        yield
 
-    async def wait(self, count: int) -> list[str]:
-        """Addresses of the first `count` workers, once as many are here."""
-        while len(self._joined) < count:
-            self._changed.clear()
-            await self._changed.wait()
-        return list(self._joined)[:count]
+    def of(self, nodes: Iterable[Node]) -> list[Member]:
+        """The members behind the roster's entries."""
+        return [self._members[node.id] for node in nodes]
+
+    def entries(self, members: Sequence[Member]) -> list[Node]:
+        """The roster's entries of those of `members` that are here."""
+        found = (self.roster.find(member.id) for member in members)
+        return [node for node in found if node is not None]
+
+    def usable(self) -> list[Node]:
+        """See Roster."""
+        return self.roster.usable(self._clock.now())
+
+    def lost(self, members: Sequence[Member]) -> list[str]:
+        """Host names of those that are gone."""
+        gone = self.roster.gone([member.id for member in members], self._clock.now())
+        return [member.description.hostname for member in members if member.id in gone]
+
+    def failed(self, member: Member) -> None:
+        """An engine did not come up on it: others are preferred for a while."""
+        self.roster.failed(member.id, self._clock.now())
+
+    def drain(self, name: str, *, draining: bool) -> Node | None:
+        """A machine by its id or host name is to be free, or to be used again; None when there
+        is none by that name."""
+        for node in self.roster:
+            if name in (node.id, self._members[node.id].description.hostname):
+                node.draining = draining
+                self.changed.set()
+                return node
+        return None
+
+    async def _attend(
+        self, address: str, ranks: int, first: asyncio.Future[Member] | None = None
+    ) -> None:
+        """Keep what is known of the agent at `address` current; tries again for ever, unless it
+        can't be reached at `first`."""
+        said = ""
+        async with NodeClient(address, token=self._token) as client:
+            while True:
+                try:
+                    member = await self._greet(client, ranks)
+                    if first is not None and not first.done():
+                        first.set_result(member)
+                    said = ""
+                    await self._listen(member)
+                except TandemError as error:
+                    if first is not None and not first.done():
+                        first.set_exception(error)
+                        return
+                    if str(error) != said:
+                        said = str(error)
+                        log.warning("a node does not answer", address=address, reason=said)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _attend_guest(self, address: str) -> None:
+        """The same for a worker that joined by itself, until it is taken for gone: it joins
+        again when it is back."""
+        attending = asyncio.create_task(self._attend(address, 1), name=f"attend to {address}")
+        began = self._clock.now()
+        try:
+            while True:
+                await asyncio.sleep(RETRY_SECONDS)
+                here = [m for m in self._members.values() if m.client.address == address]
+                node = self.roster.find(here[0].id) if here else None
+                heard = node.heard if node else began
+                probe = node or Node(address, 0, 1, heard)
+                if probe.presence(self._clock.now()) is Presence.DEAD:
+                    break
+        finally:
+            attending.cancel()
+            await asyncio.wait([attending])
+        if node is not None:
+            self.roster.leave(node.id, node.incarnation)
+            self.changed.set()
+
+    async def _greet(self, client: NodeClient, ranks: int) -> Member:
+        """Ask what machine it is. Raises NodeUnreachable, NotAuthorized, or VersionMismatch with
+        every difference by name."""
+        description = await client.describe()
+        require_same(description.versions, f"the node {description.hostname} ({client.address})")
+        member = Member(client, description, ranks)
+        self.roster.arrive(
+            member.id,
+            description.incarnation,
+            self._clock.now(),
+            ranks=ranks,
+            wireless=member.wireless,
+        )
+        self._members[member.id] = member
+        self.changed.set()
+        return member
+
+    async def _listen(self, member: Member) -> None:
+        """Note each sign of life; raises NodeUnreachable when they end."""
+        async with aclosing(member.client.lease()) as beats:
+            async for _ in beats:
+                now = self._clock.now()
+                if not self.roster.heard(member.id, member.description.incarnation, now):
+                    raise NotAuthorized(f"{member.id} was started again elsewhere")
 
 
 def check_reach(members: Iterable[Member]) -> None:

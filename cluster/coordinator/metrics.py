@@ -69,6 +69,10 @@ def _counters(tally: Tally, channels: ChannelTable) -> Iterator[Metric]:
             tally.cached_tokens,
         ),
         "generated_tokens": ("Tokens delivered, end ids included.", tally.generated_tokens),
+        "replayed_requests": (
+            "Requests that went on in another epoch than they were in.",
+            tally.replayed,
+        ),
         "drained_tokens": (
             "Tokens computed past the end of their request, never delivered.",
             channels.drained_tokens,
@@ -85,6 +89,7 @@ def _histograms(tally: Tally) -> Iterator[Metric]:
         "time_to_first_token_seconds", "From submission to the first token.", tally.first_token
     )
     yield _histogram("inter_token_seconds", "From one token to the next.", tally.inter_token)
+    yield _histogram("recovery_seconds", "From one epoch's end to the next.", tally.recovery)
     steps = HistogramMetricFamily(
         "tandem_step_seconds",
         "What the prefill or the decode of one step took on a rank.",

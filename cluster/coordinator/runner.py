@@ -3,33 +3,64 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import structlog
 
 from cluster.coordinator.coordinator import Coordinator
-from cluster.coordinator.epoch import Progress, Recipe, open_epoch
-from cluster.coordinator.members import Member
-from cluster.core.errors import EpochEnded, LaunchFailed, ProtocolError, SetupError, TandemError
+from cluster.coordinator.drive import WATCH_SECONDS, drive, first_leaf
+from cluster.coordinator.epoch import Progress, Recipe, crashed, open_epoch
+from cluster.coordinator.members import Member, Members
+from cluster.core.config import Limits
+from cluster.core.errors import (
+    EpochEnded,
+    LaunchFailed,
+    NodeLost,
+    ProtocolError,
+    Regrouped,
+    SetupError,
+    TandemError,
+)
 from cluster.core.ids import Epoch
+from cluster.core.view import ServedModel
+from cluster.membership.choice import choose
+from cluster.membership.roster import DEAD_SECONDS, Node
 from cluster.text.tokenizer import Tokenizer
 
 FORMING_ATTEMPTS = 2
 """Before the first epoch runs: a port that was free a moment ago may be taken by now."""
-PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
+PAUSES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds between attempts after an epoch has ended; the last one repeats."""
+QUIET_SECONDS = 5.0
+"""Without a request, after which a larger group may be formed."""
 
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """What a group can serve."""
+
+    kind: str
+    """How its ranks split the model: "tensor", "pipeline", or either for one rank."""
+    limits: Limits
+    model: ServedModel
+
+
+Fit = Callable[[Sequence[Member]], Fitting]
+"""What machines can serve together; raises the SetupError that says why they can't."""
+
+
 class Runner:
-    """Owns the epochs of one coordinator on a fixed set of members."""
+    """Owns the epochs of one coordinator."""
 
     def __init__(
         self,
         coordinator: Coordinator,
         tokenizer: asyncio.Task[Tokenizer],
-        members: Sequence[Member],
+        members: Members,
+        fit: Fit,
         recipe: Recipe,
         progress: Progress,
     ) -> None:
@@ -37,60 +68,136 @@ class Runner:
         self._coordinator = coordinator
         self._tokenizer = tokenizer
         self._members = members
+        self._fit = fit
         self._recipe = recipe
         self._progress = progress
         self._epoch = 0
+        self._quiet_since: float | None = None
         self.started = asyncio.Event()
         """Set when the first epoch runs."""
 
     async def run(self) -> None:
         """Run epoch after epoch until cancelled. Raises the SetupError that keeps the first one
         from forming; later ones are tried again and again, and the log says why."""
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(self._watch_between(), name="watch between epochs")
+            try:
+                await self._run()
+            finally:
+                watching.cancel()
+
+    async def _run(self) -> None:
         failures = 0
         while True:
+            nodes: Sequence[Node] = ()
             try:
-                await self._one_epoch()
+                nodes, fitting = self._choose()
+                await self._one_epoch(self._members.of(nodes), fitting)
             except* (EpochEnded, ProtocolError) as errors:
                 failures = 0
-                self._ended(first_leaf(errors))
+                error = _known(errors)
+                self._ended(error)
+                if await crashed(error, self._members.of(nodes)):
+                    self._coordinator.crashed()
             except* SetupError as errors:
                 failures += 1
-                error = first_leaf(errors)
+                error = _known(errors)
                 again = isinstance(error, LaunchFailed) and failures < FORMING_ATTEMPTS
                 if not self.started.is_set() and not again:
                     raise error from None
                 self._ended(error)
-            await asyncio.sleep(PAUSES[min(failures, len(PAUSES) - 1)])
+            await self._pause(PAUSES[min(failures, len(PAUSES) - 1)])
 
-    async def _one_epoch(self) -> None:
+    def _choose(self) -> tuple[Sequence[Node], Fitting]:
+        """The next group; raises the SetupError that says why there is none."""
+        return choose(self._members.usable(), lambda group: self._fit(self._members.of(group)))
+
+    async def _one_epoch(self, members: Sequence[Member], fitting: Fitting) -> None:
         """Form a group and drive it until it ends, which raises."""
         self._epoch += 1
-        self._coordinator.waiting_for("loading the model")
+        coordinator = self._coordinator
+        if not self.started.is_set():
+            coordinator.waiting_for("loading the model")
         async with open_epoch(
-            Epoch(self._epoch), self._members, self._recipe, self._progress
+            Epoch(self._epoch),
+            members,
+            fitting.kind,
+            self._recipe,
+            self._progress,
+            self._members.failed,
         ) as group:
-            self._coordinator.tokenizer = await self._tokenizer
-            self._coordinator.group = group
+            coordinator.tokenizer = await self._tokenizer
+            coordinator.limits, coordinator.model = fitting.limits, fitting.model
+            coordinator.group = group
+            self._members.roster.worked([member.id for member in members])
             self.started.set()
             try:
-                await self._coordinator.drive(
-                    group.epoch,
-                    group.ranks,
-                    trimmable=group.trimmable,
-                    disk_bytes=group.disk_bytes,
-                )
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._watch_members(members), name="watch members")
+                    await drive(
+                        coordinator,
+                        group.epoch,
+                        group.ranks,
+                        trimmable=group.trimmable,
+                        disk_bytes=group.disk_bytes,
+                    )
             finally:
-                self._coordinator.group = None
+                coordinator.group = None
+
+    async def _watch_members(self, members: Sequence[Member]) -> None:
+        """End the epoch when a machine of it is gone or to be free, or a better group can be
+        had and nobody is served."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            lost = self._members.lost(members)
+            # A machine whose steps advance is not gone, whatever its agent does (invariant 7).
+            if lost and self._coordinator.silent_for() > DEAD_SECONDS:
+                raise NodeLost(f"{', '.join(lost)} gave no sign of life")
+            if any(node.draining for node in self._members.entries(members)):
+                raise Regrouped("a machine is to be free")
+            if self._quiet() and self._larger(members):
+                raise Regrouped("more machines are here")
+
+    def _quiet(self) -> bool:
+        """True when there has been no request for a while."""
+        now = self._coordinator.clock.now()
+        if self._coordinator.journal:
+            self._quiet_since = None
+        elif self._quiet_since is None:
+            self._quiet_since = now
+        return self._quiet_since is not None and now - self._quiet_since >= QUIET_SECONDS
+
+    def _larger(self, members: Sequence[Member]) -> bool:
+        """True when the next group would have more ranks than this one."""
+        try:
+            nodes, _ = self._choose()
+        except SetupError:
+            return False
+        return sum(node.ranks for node in nodes) > sum(member.ranks for member in members)
+
+    async def _watch_between(self) -> None:
+        """Deadlines of requests that wait for an epoch."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if self._coordinator.scheduler is None:
+                self._coordinator.look()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait so long, or until a machine comes or goes."""
+        self._members.changed.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._members.changed.wait()
+        except TimeoutError:
+            pass
 
     def _ended(self, error: TandemError) -> None:
         log.warning("the epoch ended", epoch=self._epoch, reason=str(error))
         self._coordinator.waiting_for(f"forming a new group: {error}")
 
 
-def first_leaf(errors: BaseExceptionGroup[TandemError]) -> TandemError:
-    """The first real error in nested groups."""
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, TandemError)  # the group's type says so
+def _known(errors: BaseExceptionGroup[TandemError]) -> TandemError:
+    """The first real error of a group: a TandemError, as the group's type says."""
+    error = first_leaf(errors)
+    assert isinstance(error, TandemError)
     return error

@@ -8,12 +8,16 @@ from cluster.coordinator.histogram import Histogram
 from cluster.coordinator.journal import Entry
 from cluster.core.errors import (
     DigestMismatch,
+    EngineCrashed,
     EpochEnded,
     InvalidRequest,
+    NodeLost,
     NotReady,
     PromptTooLong,
     QueueFull,
+    Regrouped,
     ShuttingDown,
+    StepOverdue,
     StepRefused,
 )
 from cluster.core.plan import StepResult
@@ -34,6 +38,8 @@ STEP_BOUNDS = (
     15.0, 60.0,
 )  # fmt: skip
 """Seconds of one part of a step; the plan means 0.04 of decode and 0.25 of prefill."""
+RECOVERY_BOUNDS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+"""Seconds without engines: from a small model's start to a large one's."""
 
 
 class Tally:
@@ -44,8 +50,14 @@ class Tally:
         """Requests that are over, by how they ended."""
         self.refusals = _by_class(PromptTooLong, InvalidRequest, QueueFull, NotReady, ShuttingDown)
         """Requests that were not taken, by class of error."""
-        self.epochs_ended = _by_class(EpochEnded, StepRefused, DigestMismatch)
+        self.epochs_ended = _by_class(
+            EpochEnded, EngineCrashed, NodeLost, StepOverdue, Regrouped, StepRefused, DigestMismatch
+        )
         """Epochs that did not last until the server stopped, by class of error."""
+        self.replayed = 0
+        """Requests that went on in another epoch than they had begun in."""
+        self.recovery = Histogram(RECOVERY_BOUNDS)
+        """From the end of an epoch to the beginning of the next."""
         self.prompt_tokens = 0
         """Of requests that got their first token."""
         self.cached_tokens = 0
@@ -69,6 +81,11 @@ class Tally:
     def epoch_ended(self, error: BaseException) -> None:
         """An epoch is over for this reason."""
         _add(self.epochs_ended, error)
+
+    def recovered(self, seconds: float, requests: int) -> None:
+        """The next epoch begins so long after the one before, with so many live requests."""
+        self.recovery.observe(seconds)
+        self.replayed += requests
 
     def piece(self, entry: Entry, tokens: int, now: float) -> None:
         """So many tokens are delivered to a request at this moment, which is noted with it."""

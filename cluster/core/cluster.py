@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cluster.core.ids import Epoch, Rank
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Version of the gRPC contract; grows when a peer of the version before would misread it."""
 
 
@@ -114,6 +114,8 @@ class NodeDescription:
     addresses: tuple[Address, ...]
     agent_address: str
     """"host:port" of the agent's gRPC service."""
+    incarnation: int = 0
+    """Of the agent: grows with each start."""
 
 
 @dataclass(frozen=True, slots=True)

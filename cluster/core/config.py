@@ -55,6 +55,8 @@ class Limits:
     """Size of an HTTP request body."""
     queue_seconds: float = 600.0
     """Longest wait for a slot."""
+    recovery_seconds: float = 120.0
+    """Longest time that requests wait for engines, when those of their epoch are gone."""
     request_seconds: float = 7200.0
     """Longest life of a request."""
 

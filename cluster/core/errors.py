@@ -20,6 +20,11 @@
     │   └── ShuttingDown
     ├── Interrupted             a request that had begun could not be completed
     │   ├── EpochEnded
+    │   │   ├── EngineCrashed
+    │   │   ├── NodeLost
+    │   │   ├── StepOverdue
+    │   │   └── Regrouped
+    │   ├── RequestCrashes
     │   ├── DeadlinePassed
     │   └── Replaced
     ├── SetupError              one clear line, then a non-zero exit
@@ -151,6 +156,26 @@ class Interrupted(TandemError):
 
 class EpochEnded(Interrupted):
     """Raised when the engines that were computing a request are gone; says why."""
+
+
+class EngineCrashed(EpochEnded):
+    """Raised when an engine has ended by itself: what it computed may be the reason."""
+
+
+class NodeLost(EpochEnded):
+    """Raised when a machine of the epoch is gone, or can't be reached any more."""
+
+
+class StepOverdue(EpochEnded):
+    """Raised when a step is not done within its deadline (invariant 7)."""
+
+
+class Regrouped(EpochEnded):
+    """Raised to end an epoch whose engines are well, so that the next has other machines."""
+
+
+class RequestCrashes(Interrupted):
+    """Raised when a request has ended epochs again and again, the last one by itself."""
 
 
 class DeadlinePassed(Interrupted):

@@ -31,6 +31,13 @@ class Health:
     ok: bool
     reason: str
     """"serving", or what is the matter."""
+    recovering: bool = False
+    """Engines are gone, and requests wait for others, which they still may get in time."""
+
+    @property
+    def advancing(self) -> bool:
+        """A request that waits has reason to: what a sign of life says."""
+        return self.ok or self.recovering
 
 
 @dataclass(frozen=True, slots=True)

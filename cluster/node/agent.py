@@ -6,14 +6,15 @@ No engine outlives its Launch call by more than the orphan grace, and none outli
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import aclosing
+import time
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 
 import anyio
 
 from cluster.core.cluster import Address, Blas, EngineEvent, LaunchSpec, NodeDescription
-from cluster.core.errors import LaunchFailed, TandemError
+from cluster.core.errors import LaunchFailed, NotFound, TandemError
 from cluster.core.ids import Epoch, Rank
 from cluster.core.versions import versions
 from cluster.node.blas import engine_environment, find_blas
@@ -38,6 +39,8 @@ class _Launch:
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the engine exists or never will."""
     stopped: bool = False
+    holders: int = 0
+    """Calls that are told of it."""
     orphan: asyncio.Task[None] | None = None
     """Runs while no call holds the engine."""
 
@@ -68,6 +71,7 @@ class Agent:
         self._hardware = hardware
         self._addresses = addresses
         self._node_id = node_id(hardware, host, port)
+        self._incarnation = time.time_ns()
         self._command = tuple(command)
         self._orphan_grace = orphan_grace
         self._silence = silence
@@ -104,7 +108,7 @@ class Agent:
             node_id=self._node_id, hostname=h.hostname, chip=h.chip, cores=h.cores,
             memory_bytes=h.memory_bytes, usable_bytes=h.usable_bytes, system=h.system,
             versions=versions(), blas=self.blas, addresses=self._addresses,
-            agent_address=self.address,
+            agent_address=self.address, incarnation=self._incarnation,
         )  # fmt: skip
 
     def reserve_ports(self, count: int) -> tuple[str, tuple[int, ...]]:
@@ -119,22 +123,32 @@ class Agent:
         """
         await self._end(launch for launch in self._launches.values() if launch.orphan)
         launch = self._admit(spec)
-        try:
-            engine = await self._begin(launch)
-            async with aclosing(narrate(engine, self._silence)) as events:
+        with self._held(launch):
+            try:
+                engine = await self._begin(launch)
+                async with aclosing(narrate(engine, self._silence)) as events:
+                    async for event in events:
+                        yield event
+            except TandemError:
+                await self._end([launch])
+                raise
+
+    async def attach(self, epoch: Epoch, rank: Rank) -> AsyncGenerator[EngineEvent, None]:
+        """Tells of the life of an engine that runs already, for a coordinator whose call broke;
+        closing the generator lets go of it. Raises NotFound when there is none."""
+        launch = self._launches.get((epoch, rank))
+        if launch is None or launch.engine is None or launch.stopped:
+            raise NotFound(f"no engine of rank {rank} of epoch {epoch} runs on {self._node_id}")
+        with self._held(launch):
+            async with aclosing(narrate(launch.engine, self._silence)) as events:
                 async for event in events:
                     yield event
-        except TandemError:
-            await self._end([launch])
-            raise
-        finally:
-            self._let_go(launch)
 
-    async def stop(self, epoch: Epoch) -> int:
-        """Kills every engine of `epoch`; returns how many, once they are gone."""
-        return await self._end(
-            launch for launch in self._launches.values() if launch.spec.epoch == epoch
-        )
+    async def stop(self, epoch: Epoch, *, now: bool = False) -> int:
+        """Kills every engine of `epoch`; returns how many, once they are gone. With `now`, none
+        is let end by itself."""
+        launches = (launch for launch in self._launches.values() if launch.spec.epoch == epoch)
+        return await self._end(launches, now=now)
 
     async def close(self) -> None:
         """Kill every engine and take no more. May be called twice."""
@@ -174,7 +188,7 @@ class Agent:
             raise LaunchFailed(f"the engine of rank {rank} was stopped before it had begun")
         return launch.engine
 
-    async def _end(self, launches: Iterable[_Launch]) -> int:
+    async def _end(self, launches: Iterable[_Launch], *, now: bool = False) -> int:
         """Kill the engines of `launches`, all at once; returns how many there were."""
         chosen = list(launches)
         for launch in chosen:
@@ -182,25 +196,34 @@ class Agent:
         killed = [launch for launch in chosen if not (launch.engine and launch.engine.exited)]
         async with asyncio.TaskGroup() as group:
             for launch in chosen:
-                group.create_task(self._kill(launch))
+                group.create_task(self._kill(launch, now=now))
         return len(killed)
 
-    async def _kill(self, launch: _Launch) -> None:
+    async def _kill(self, launch: _Launch, *, now: bool) -> None:
         await launch.begun.wait()
         if launch.engine is not None:
-            await launch.engine.stop()
+            await launch.engine.stop(now=now)
         if launch.orphan is not None:
             await asyncio.wait([launch.orphan])
         self._forget(launch)
 
-    def _let_go(self, launch: _Launch) -> None:
-        """The call that held the engine is over."""
-        engine = launch.engine
-        if engine is None or engine.exited is not None:
-            self._forget(launch)
-        elif launch.orphan is None:
-            name = f"orphan engine {engine.pid}"
-            launch.orphan = asyncio.create_task(self._orphaned(launch, engine), name=name)
+    @contextmanager
+    def _held(self, launch: _Launch) -> Iterator[None]:
+        """A call holds the engine. Without any, it is an orphan."""
+        launch.holders += 1
+        if launch.orphan is not None:
+            launch.orphan.cancel()
+            launch.orphan = None
+        try:
+            yield
+        finally:
+            launch.holders -= 1
+            engine = launch.engine
+            if engine is None or engine.exited is not None:
+                self._forget(launch)
+            elif not launch.holders and launch.orphan is None:
+                name = f"orphan engine {engine.pid}"
+                launch.orphan = asyncio.create_task(self._orphaned(launch, engine), name=name)
 
     async def _orphaned(self, launch: _Launch, engine: EngineProcess) -> None:
         if not await engine.gone(self._orphan_grace):

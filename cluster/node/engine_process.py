@@ -106,11 +106,13 @@ class EngineProcess:
         except psutil.Error:
             return None
 
-    async def stop(self) -> None:
+    async def stop(self, *, now: bool = False) -> None:
         """Kill the engine and return when it is reaped; goes on when the caller is cancelled.
 
-        The end of its input and SIGTERM first, SIGKILL to its whole session after 2 s.
+        The end of its input and SIGTERM first, SIGKILL to its whole session after 2 s, or `now`.
         """
+        if now:
+            self._signal(signal.SIGKILL)
         if self._stopping is None:
             self._stopping = asyncio.create_task(self._stop(), name=f"stop engine {self.pid}")
         await asyncio.shield(self._stopping)

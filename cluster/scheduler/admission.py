@@ -10,7 +10,8 @@ from cluster.scheduler.slots import SlotPool
 
 
 class Admission:
-    """First come, first served; only who waits for a file lets others pass."""
+    """First come, first served; only who waits for a file lets others pass. One that may be what
+    crashes engines is computed alone, as soon as nobody else is."""
 
     def __init__(self, pool: SlotPool, shelf: Shelf) -> None:
         self._pool = pool
@@ -40,7 +41,11 @@ class Admission:
         """Give slots to those whose turn it is, and say to whom."""
         admitted = [sequence for sequence in tuple(self._staged) if self._restore(sequence, now)]
         for sequence in tuple(self._waiting):
-            if sequence in admitted or sequence in self._staged or self._stage(sequence, now):
+            if sequence in admitted or sequence in self._staged:
+                continue
+            if self._pool.alone or (sequence.alone and self._pool.occupied):
+                break
+            if self._stage(sequence, now):
                 continue
             if not self._pool.admit(sequence):
                 break

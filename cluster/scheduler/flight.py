@@ -17,7 +17,8 @@ class Flight:
 
     step: Step
     sent: float
-    deadline: float
+    allowed: float
+    """Seconds that it may take from when it could begin (invariant 7)."""
     owners: dict[Slot, Sequence]
     """Whose slots the step computes on; a slot may have another owner by the time it is done."""
     ended: tuple[RequestId, ...]

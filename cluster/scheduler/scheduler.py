@@ -68,6 +68,8 @@ class Scheduler:
         self._ended: list[RequestId] = []
         self._flights: deque[Flight] = deque()
         self._seq = 0
+        self._answered = 0.0
+        """When the last step was answered."""
 
     # What happened
 
@@ -76,11 +78,17 @@ class Scheduler:
 
         Raises QueueFull, or InvalidRequest when it could never fit into the cache.
         """
-        if channel.request_id != request.id:
-            raise ValueError(f"channel of {channel.request_id} given for {request.id}")
         if len(self._admission) >= self._limits.queue:
             raise QueueFull(f"{len(self._admission)} requests are waiting already", retry_after=5)
         sequence = Sequence(request, now)
+        self.resume(channel, sequence)
+        return sequence
+
+    def resume(self, channel: TokenChannel, sequence: Sequence) -> None:
+        """Queue a sequence that was computed in an earlier epoch, or waited for this one, as if
+        it came now. Raises InvalidRequest when it could never fit into the cache."""
+        if channel.request_id != sequence.request.id:
+            raise ValueError(f"channel of {channel.request_id} given for {sequence.request.id}")
         room = self._limits.kv_tokens - self._limits.slot_positions
         if sequence.most > room or not self._trimmable:
             sequence.draft = 0  # it may fit without them
@@ -90,9 +98,8 @@ class Scheduler:
                 f"max_tokens), and this cluster has {room}: lower max_tokens",
                 param="max_tokens",
             )
-        self._requests[request.id] = sequence
+        self._requests[sequence.request.id] = sequence
         self._admission.add(sequence)
-        return sequence
 
     def end(self, request_id: RequestId, finish: Finish) -> list[Event]:
         """The request is over (cancelled, stop string, deadline): an edit to the next step.
@@ -108,7 +115,7 @@ class Scheduler:
         self._retire(sequence)
         return []
 
-    def apply(self, result: StepResult) -> list[Event]:
+    def apply(self, result: StepResult, now: float) -> list[Event]:
         """All ranks have answered the oldest step in flight. Raises StepRefused when `result`
         is of another step, or not of the step's shape."""
         awaited = self._flights[0].step if self._flights else None
@@ -119,6 +126,7 @@ class Scheduler:
             )
         answers = read(self._flights[0], result)
         flight = self._flights.popleft()
+        self._answered = now
         self._observe(flight.step, result)
         for chunk in flight.step.chunks:
             flight.owners[chunk.slot].prefilled = chunk.start + len(chunk.tokens)
@@ -170,21 +178,6 @@ class Scheduler:
         )
         self._launch(step, now, seconds, prefill)
         return step
-
-    def expired(self, now: float) -> list[RequestId]:
-        """Live requests past their deadline, or too long in the queue before they began."""
-        return [
-            sequence.request.id
-            for sequence in self._requests.values()
-            if sequence.finish is None and self._late(sequence, now)
-        ]
-
-    def _late(self, sequence: Sequence, now: float) -> bool:
-        deadline = sequence.request.deadline
-        if deadline is not None and now >= deadline:
-            return True
-        begun = sequence.slot is not None or sequence.tokens
-        return not begun and now >= sequence.submitted + self._limits.queue_seconds
 
     # What is
 
@@ -248,7 +241,11 @@ class Scheduler:
 
     def overdue(self, now: float) -> bool:
         """True when the oldest step in flight is past its deadline: no progress, no health."""
-        return bool(self._flights) and now > self._flights[0].deadline
+        if not self._flights:
+            return False
+        oldest = self._flights[0]
+        # It begins when the step before it is done.
+        return now > max(oldest.sent, self._answered) + oldest.allowed
 
     # Planning
 
@@ -367,15 +364,13 @@ class Scheduler:
 
     def _launch(self, step: Step, now: float, decode: float, prefill: float) -> None:
         predicted = decode + prefill
-        deadline = (
-            max(DEADLINE_FLOOR, DEADLINE_FACTOR * predicted) if predicted else (UNMEASURED_DEADLINE)
-        )
-        # A step begins when the one before it is done.
-        begin = max([now, *(flight.deadline for flight in self._flights)])
+        allowed = max(DEADLINE_FLOOR, DEADLINE_FACTOR * predicted)
+        if not predicted:
+            allowed = UNMEASURED_DEADLINE
         owners = {slot: self._pool.live[slot] for slot in step.decode}
         owners |= {chunk.slot: self._pool.live[chunk.slot] for chunk in step.chunks}
         ended = tuple(self._ended)
-        self._flights.append(Flight(step, now, begin + deadline, owners, ended, decode, prefill))
+        self._flights.append(Flight(step, now, allowed, owners, ended, decode, prefill))
         self._ended.clear()
 
     # Learning

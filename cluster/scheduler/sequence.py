@@ -8,6 +8,11 @@ from cluster.core.ids import Slot
 from cluster.core.request import Finish, Phase, Progress, Request
 from cluster.scheduler.prefix import pack
 
+SUSPECT = 2
+"""Crashed epochs in which a sequence was computed, from which on it may be what crashes them."""
+CLEARED = 4
+"""Tokens beyond where the last crash found it, after which it was not to blame."""
+
 
 class Sequence:
     """One request with its slot and two sets of counts: what is planned, and what is known.
@@ -45,6 +50,21 @@ class Sequence:
         self.draft = _draft(request)
         """At most so many ids are drafted for it in one iteration."""
         self.finish: Finish | None = None
+        self.crashes = 0
+        """Epochs that crashed while it had a slot, since it was last found not to blame."""
+        self._crashed_at = 0
+        """Tokens it had at the last of them."""
+
+    @property
+    def alone(self) -> bool:
+        """It is computed by itself, until it has come beyond where the last crash found it."""
+        return self.crashes >= SUSPECT and len(self.tokens) < self._crashed_at + CLEARED
+
+    def crashed(self) -> None:
+        """The epoch in which it had a slot has crashed."""
+        cleared = self.crashes >= SUSPECT and not self.alone
+        self.crashes = 1 if cleared else self.crashes + 1
+        self._crashed_at = len(self.tokens)
 
     @property
     def prompt_tokens(self) -> int:
@@ -93,6 +113,14 @@ class Sequence:
         known token is left out, since nothing may ever have fed it."""
         return self.feed[: self.planned_prefill] + tuple(self.tokens[self.fed : -1])
 
+    def late(self, now: float, queue_seconds: float) -> bool:
+        """It is past its deadline, or has waited too long to begin."""
+        deadline = self.request.deadline
+        if deadline is not None and now >= deadline:
+            return True
+        begun = self.slot is not None or self.tokens
+        return not begun and now >= self.submitted + queue_seconds
+
     def take(self, ids: Ids[int]) -> tuple[list[int], Finish | None]:
         """These ids were sampled for it. Which of them are its own, and its end, if it is
         among them."""
@@ -111,7 +139,7 @@ class Sequence:
     def interrupt(self) -> None:
         """It has lost its slot and will begin anew: what was generated is prefilled again, and
         the next token is sampled at the same position as if nothing had happened. No step that
-        computes for it may be in flight."""
+        computes for it may be in flight, or come to be answered."""
         self.feed = self.request.prompt + tuple(self.tokens)
         self.wanted = pack(self.feed[:-1])
         self.slot = None

@@ -64,6 +64,16 @@ class SlotPool:
         return len(self._index)
 
     @property
+    def occupied(self) -> bool:
+        """True when a sequence has a slot, or is to have one."""
+        return bool(self.live or self._held)
+
+    @property
+    def alone(self) -> bool:
+        """True while a sequence is to be computed by itself."""
+        return any(sequence.alone for sequence in self.live.values())
+
+    @property
     def live_positions(self) -> int:
         """Cache positions set aside for sequences with a slot, or about to have one."""
         slots = len(self.live) + len(self._held)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
+
+import grpc
 
 from cluster.core.cluster import EngineEvent, LaunchSpec, NodeDescription
 from cluster.core.errors import NodeUnreachable
-from cluster.core.ids import Epoch
+from cluster.core.ids import Epoch, Rank
 from cluster.wire import security
 from cluster.wire.node_codec import description_from_wire, event_from_wire, launch_to_wire
 from cluster.wire.status import restored
@@ -86,6 +89,45 @@ class NodeClient:
         `contextlib.aclosing`, or cancel the task that iterates it.
         """
         call = self._stub.Launch(launch_to_wire(spec), metadata=self._metadata)
+        async with aclosing(self._told(call)) as events:
+            async for event in events:
+                yield event
+
+    async def attach(self, epoch: Epoch, rank: Rank) -> AsyncGenerator[EngineEvent, None]:
+        """Holds an engine that runs already, and yields what `launch` does, from the start.
+        Raises NotFound when there is none."""
+        request = node_pb2.AttachRequest(epoch=epoch, rank=rank)
+        call = self._stub.Attach(request, metadata=self._metadata)
+        async with aclosing(self._told(call)) as events:
+            async for event in events:
+                yield event
+
+    async def stop(self, epoch: Epoch, *, now: bool = False, seconds: float = STOP_SECONDS) -> int:
+        """Kills every engine of an epoch; returns how many, once they are gone. With `now`,
+        without letting them end by themselves."""
+        with restored(self._peer):
+            request = node_pb2.StopRequest(epoch=epoch, now=now)
+            reply = await self._stub.Stop(request, timeout=seconds, metadata=self._metadata)
+        return reply.stopped
+
+    async def lease(self) -> AsyncGenerator[None, None]:
+        """Signs of life of the agent, two a second; never ends by itself. Raises
+        NodeUnreachable when there is none for too long. Close it with `contextlib.aclosing`."""
+        call = self._stub.Lease(node_pb2.LeaseRequest(), metadata=self._metadata)
+        messages = call.__aiter__()
+        try:
+            while True:
+                with restored(self._peer):
+                    message = await self._next(messages)
+                if message is None:
+                    raise NodeUnreachable(f"{self._peer} is stopping")
+                yield
+        finally:
+            call.cancel()
+
+    async def _told(
+        self, call: grpc.aio.UnaryStreamCall[Any, node_pb2.EngineEvent]
+    ) -> AsyncGenerator[EngineEvent, None]:
         messages = call.__aiter__()
         try:
             while True:
@@ -98,14 +140,6 @@ class NodeClient:
                     yield event
         finally:
             call.cancel()
-
-    async def stop(self, epoch: Epoch) -> int:
-        """Kills every engine of an epoch; returns how many, once they are gone."""
-        with restored(self._peer):
-            reply = await self._stub.Stop(
-                node_pb2.StopRequest(epoch=epoch), timeout=STOP_SECONDS, metadata=self._metadata
-            )
-        return reply.stopped
 
     async def _next(self, messages: AsyncIterator[T]) -> T | None:
         """The next message, or None at the stream's end."""

@@ -37,6 +37,7 @@ def description_to_wire(node: NodeDescription) -> node_pb2.NodeDescription:
             node_pb2.Address(interface=a.interface, ip=a.ip, kind=a.kind) for a in node.addresses
         ],
         agent_address=node.agent_address,
+        incarnation=node.incarnation,
     )
 
 
@@ -57,6 +58,7 @@ def description_from_wire(message: node_pb2.NodeDescription) -> NodeDescription:
             Address(interface=a.interface, ip=a.ip, kind=a.kind) for a in message.addresses
         ),
         agent_address=message.agent_address,
+        incarnation=message.incarnation,
     )
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Protocol
 
 import grpc
 
 from cluster.core.cluster import EngineEvent, LaunchSpec, NodeDescription
 from cluster.core.errors import TandemError
-from cluster.core.ids import Epoch
+from cluster.core.ids import Epoch, Rank
 from cluster.wire import security
 from cluster.wire.node_codec import description_to_wire, event_to_wire, launch_from_wire
 from cluster.wire.status import abort
 from cluster.wire.v1 import node_pb2, node_pb2_grpc
 
 MOST_PORTS = 64
+
+BEAT_SECONDS = 0.5
+"""Between two signs of life."""
 
 STOP_SECONDS = 0.2
 """For calls to end in order: an agent that is closed first has ended them all."""
@@ -35,16 +39,23 @@ class NodeHandler(Protocol):
         """Starts an engine and tells of its life; closing the generator lets go of it."""
         ...
 
-    async def stop(self, epoch: Epoch) -> int:
-        """Kills every engine of an epoch; returns how many, once they are gone."""
+    def attach(self, epoch: Epoch, rank: Rank) -> AsyncGenerator[EngineEvent, None]:
+        """Tells of the life of an engine that runs already; closing the generator lets go of it.
+        Raises NotFound when there is none."""
+        ...
+
+    async def stop(self, epoch: Epoch, *, now: bool = False) -> int:
+        """Kills every engine of an epoch; returns how many, once they are gone. With `now`,
+        without letting them end by themselves."""
         ...
 
 
 class NodeServer:
     """A listening Node service."""
 
-    def __init__(self, server: grpc.aio.Server, address: str) -> None:
+    def __init__(self, server: grpc.aio.Server, address: str, over: asyncio.Event) -> None:
         self._server = server
+        self._over = over
         self.address = address
         """"host:port" as bound."""
 
@@ -59,22 +70,25 @@ class NodeServer:
         """
         security.require_token(host, token)
         server = security.server(security.token(token) if token is not None else None)
-        node_pb2_grpc.add_NodeServicer_to_server(_Servicer(handler), server)
+        over = asyncio.Event()
+        node_pb2_grpc.add_NodeServicer_to_server(_Servicer(handler, over), server)
         address = security.bind(server, host, port)
         await server.start()
-        return cls(server, address)
+        return cls(server, address, over)
 
     async def stop(self) -> None:
         """Stop listening and end every call under way, those that don't end by themselves soon
         included."""
+        self._over.set()
         await self._server.stop(STOP_SECONDS)
 
 
 class _Servicer(node_pb2_grpc.NodeServicer):
     """Messages in, handler called, messages out."""
 
-    def __init__(self, handler: NodeHandler) -> None:
+    def __init__(self, handler: NodeHandler, over: asyncio.Event) -> None:
         self._handler = handler
+        self._over = over
 
     async def Describe(  # noqa: N802
         self, request: node_pb2.DescribeRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -96,18 +110,38 @@ class _Servicer(node_pb2_grpc.NodeServicer):
     async def Launch(  # type: ignore[override]  # noqa: N802
         self, request: node_pb2.LaunchRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
-        # Not a generator: one that is left at a `yield` is closed only when it is collected.
-        try:
-            async with aclosing(self._handler.launch(launch_from_wire(request))) as events:
-                async for event in events:
-                    await context.write(event_to_wire(event))
-        except TandemError as error:
-            await abort(context, error)
+        await _tell(self._handler.launch(launch_from_wire(request)), context)
+
+    async def Attach(  # type: ignore[override]  # noqa: N802
+        self, request: node_pb2.AttachRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        await _tell(self._handler.attach(Epoch(request.epoch), Rank(request.rank)), context)
 
     async def Stop(  # noqa: N802
         self, request: node_pb2.StopRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> node_pb2.StopReply:
         try:
-            return node_pb2.StopReply(stopped=await self._handler.stop(Epoch(request.epoch)))
+            stopped = await self._handler.stop(Epoch(request.epoch), now=request.now)
         except TandemError as error:
             await abort(context, error)
+        return node_pb2.StopReply(stopped=stopped)
+
+    async def Lease(  # type: ignore[override]  # noqa: N802
+        self, request: node_pb2.LeaseRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        while not self._over.is_set():
+            await context.write(node_pb2.Beat())
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), BEAT_SECONDS)
+
+
+async def _tell(
+    told: AsyncGenerator[EngineEvent, None], context: grpc.aio.ServicerContext[Any, Any]
+) -> None:
+    # Not a generator: one that is left at a `yield` is closed only when it is collected.
+    try:
+        async with aclosing(told) as events:
+            async for event in events:
+                await context.write(event_to_wire(event))
+    except TandemError as error:
+        await abort(context, error)

@@ -6,12 +6,14 @@ import asyncio
 import random
 import zlib
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from cluster.coordinator.coordinator import Coordinator
 from cluster.core.channel import ChannelTable
 from cluster.core.clock import Clock, SystemClock
 from cluster.core.config import Limits, Pacing
+from cluster.core.errors import TandemError
 from cluster.core.ids import Slot
 from cluster.core.plan import Likelihood, Step, StepResult
 from cluster.core.shelf import ShelfNews, ShelfOrder, Shelved
@@ -151,6 +153,54 @@ class FakeRanks:
     def _next(self, slot: Slot) -> int:
         self._told[slot] += 1
         return answer(self._prompts[slot], self._told[slot])[-1]
+
+
+class ModelRanks(FakeRanks):
+    """As a model is: the next id depends on all before it, and on nothing else. So an answer
+    that goes on elsewhere is the same. Any call raises `failure` once it is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failure: TandemError | None = None
+
+    async def send(self, step: Step) -> None:
+        self._fail()
+        await super().send(step)
+
+    async def next_result(self) -> StepResult:
+        self._fail()
+        result = await super().next_result()
+        self._fail()
+        return result
+
+    def _fail(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+    def _next(self, slot: Slot) -> int:
+        ids = self._prompts[slot]
+        if self._told[slot]:
+            ids.append(self._latest[slot])
+        self._told[slot] += 1
+        self._latest[slot] = next_id(ids)
+        return self._latest[slot]
+
+    @cached_property
+    def _latest(self) -> dict[Slot, int]:
+        return {}
+
+
+def next_id(ids: Sequence[int]) -> int:
+    """What ModelRanks says to these."""
+    return 32 + zlib.crc32(repr(tuple(ids)).encode()) % 90
+
+
+def continuation(prompt: Sequence[int], length: int) -> tuple[int, ...]:
+    """The ids that ModelRanks gives to a prompt, through any number of epochs."""
+    ids = list(prompt)
+    for _ in range(length):
+        ids.append(next_id(ids))
+    return tuple(ids[len(prompt) :])
 
 
 def make_coordinator(

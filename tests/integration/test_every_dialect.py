@@ -16,6 +16,7 @@ import pytest
 from api.app import create_app
 from cluster import demo
 from cluster.coordinator.coordinator import Coordinator
+from cluster.coordinator.drive import drive
 from cluster.core.ids import Epoch
 from cluster.core.plan import Step
 from cluster.core.request import Finish, Order, Phase
@@ -118,7 +119,7 @@ async def test_one_submit_registers_the_channel_first(path: str, stream: bool) -
 
     coordinator.submit = counted  # type: ignore[method-assign]
     ranks = Watched(coordinator)
-    driving = asyncio.create_task(coordinator.drive(Epoch(1), ranks, trimmable=True))
+    driving = asyncio.create_task(drive(coordinator, Epoch(1), ranks, trimmable=True))
     try:
         await wait_for(lambda: coordinator.scheduler)
         async with running(create_app(coordinator)) as port, asking(port) as http:

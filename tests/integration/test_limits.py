@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from cluster.coordinator.drive import drive
 from cluster.core.config import Limits
 from cluster.core.errors import PromptTooLong
 from cluster.core.ids import Epoch
@@ -30,7 +31,7 @@ MIB = 1 << 20
 )  # fmt: skip
 async def test_a_prompt_that_does_not_fit(limits: Limits, context: int, words: str) -> None:
     coordinator = make_coordinator(limits=limits, context=context)
-    driving = asyncio.create_task(coordinator.drive(Epoch(1), FakeRanks(), trimmable=True))
+    driving = asyncio.create_task(drive(coordinator, Epoch(1), FakeRanks(), trimmable=True))
     await wait_for(lambda: coordinator.scheduler)
     with pytest.raises(PromptTooLong, match=words):
         coordinator.submit(Order((40,) * 600, GREEDY))

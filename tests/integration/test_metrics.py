@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from api.app import create_app
 from cluster.coordinator.coordinator import Coordinator
+from cluster.coordinator.drive import drive
 from cluster.coordinator.generation import Generation
 from cluster.coordinator.histogram import Histogram
 from cluster.coordinator.tally import STEP_BOUNDS, TOKEN_BOUNDS, WAIT_BOUNDS
@@ -52,7 +53,7 @@ async def epoch(
     coordinator: Coordinator, number: int = 1
 ) -> AsyncIterator[tuple[BreakingRanks, asyncio.Task[None]]]:
     ranks = BreakingRanks()
-    driving = asyncio.create_task(coordinator.drive(Epoch(number), ranks, trimmable=True))
+    driving = asyncio.create_task(drive(coordinator, Epoch(number), ranks, trimmable=True))
     await wait_for(lambda: coordinator.scheduler)
     yield ranks, driving
     driving.cancel()
@@ -178,22 +179,21 @@ async def test_counts_outlive_their_epoch() -> None:
     async with epoch(coordinator) as (ranks, driving):
         await all_over(coordinator, coordinator.submit(Order(prompt(0), GREEDY, 7)))
         ranks.broken = True
-        failed = coordinator.submit(Order(prompt(1), GREEDY, 7))
+        replayed = coordinator.submit(Order(prompt(1), GREEDY, 7))
         await asyncio.wait([driving])
-    assert failed.finish is Finish.FAILED
+    assert replayed.finish is None
     between = scrape(coordinator)
     assert between["ready"] == 0
-    with pytest.raises(NotReady):
-        coordinator.submit(Order(prompt(2), GREEDY, 7))
     async with epoch(coordinator, 2):
+        await all_over(coordinator, replayed)
         await all_over(coordinator, coordinator.submit(Order(prompt(3), GREEDY, 7)))
         now = scrape(coordinator)
     assert between["epochs_ended_total EpochEnded"] == now["epochs_ended_total EpochEnded"] == 1
-    assert (between["generated_tokens_total"], now["generated_tokens_total"]) == (7, 14)
-    assert (now["requests_total length"], now["requests_total failed"]) == (2, 1)
-    assert now["requests_refused_total NotReady"] == 1
+    assert (between["generated_tokens_total"], now["generated_tokens_total"]) == (7, 21)
+    assert (now["requests_total length"], now["requests_total failed"]) == (3, 0)
+    assert (now["replayed_requests_total"], now["recovery_seconds_count"]) == (1, 1)
     assert now["queue_seconds_count"] == 3
-    assert now["time_to_first_token_seconds_count"] == 2
+    assert now["time_to_first_token_seconds_count"] == 3
     stopped = scrape(coordinator)  # being told to stop is not an end of that kind
     assert stopped["epochs_ended_total EpochEnded"] == 1
 

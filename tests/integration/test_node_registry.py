@@ -7,6 +7,7 @@ import dataclasses
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,7 +60,7 @@ class Members:
 def node(address: str = "127.0.0.2:7000") -> NodeDescription:
     agent = make_agent()
     agent.address = address
-    return agent.describe()
+    return replace(agent.describe(), incarnation=1)
 
 
 @pytest.fixture

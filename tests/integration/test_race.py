@@ -12,6 +12,7 @@ import random
 import pytest
 
 from cluster.coordinator.coordinator import Coordinator
+from cluster.coordinator.drive import drive
 from cluster.coordinator.generation import Generation
 from cluster.core.channel import ChannelTable, TokenChannel
 from cluster.core.config import Limits
@@ -63,7 +64,7 @@ async def run(rounds: int, channels: ChannelTable, ranks: FakeRanks, seed: int) 
     """`rounds` rounds on one coordinator; raises what went wrong in any of them."""
     limits = Limits(parked=0, queue=2 * REQUESTS, sequences=64)
     coordinator = make_coordinator(limits=limits, channels=channels)
-    driving = asyncio.create_task(coordinator.drive(Epoch(1), ranks, trimmable=True))
+    driving = asyncio.create_task(drive(coordinator, Epoch(1), ranks, trimmable=True))
     while coordinator.scheduler is None:
         await asyncio.sleep(0)
     try:
@@ -87,7 +88,7 @@ async def test_every_token_of_every_request_arrives_in_order() -> None:
 @pytest.mark.anyio
 async def test_a_reader_that_begins_a_second_later_gets_all() -> None:
     coordinator = make_coordinator()
-    driving = asyncio.create_task(coordinator.drive(Epoch(1), FakeRanks(), trimmable=True))
+    driving = asyncio.create_task(drive(coordinator, Epoch(1), FakeRanks(), trimmable=True))
     await asyncio.sleep(0)
     prompts = [(number, 40) for number in range(100)]
     greedy = Sampling(temperature=0)

@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from cluster.coordinator.coordinator import Coordinator
+from cluster.coordinator.drive import drive
 from cluster.core.config import Limits
 from cluster.core.ids import Epoch
 from cluster.core.plan import Admit
@@ -32,7 +33,7 @@ def ranks() -> FakeRanks:
 @pytest.fixture
 async def coordinator(ranks: FakeRanks) -> AsyncIterator[Coordinator]:
     coordinator = make_coordinator(limits=LIMITS)
-    driving = asyncio.create_task(coordinator.drive(Epoch(1), ranks, trimmable=True))
+    driving = asyncio.create_task(drive(coordinator, Epoch(1), ranks, trimmable=True))
     await wait_for(lambda: coordinator.scheduler)
     yield coordinator
     driving.cancel()

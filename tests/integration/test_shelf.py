@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 import pytest
 import structlog
 
-from cluster.coordinator.coordinator import WATCH_SECONDS, Coordinator
+from cluster.coordinator.coordinator import Coordinator
+from cluster.coordinator.drive import WATCH_SECONDS, drive
 from cluster.core.config import Limits
 from cluster.core.ids import Entry, Epoch
 from cluster.core.plan import Save
@@ -29,7 +30,7 @@ SHELVED = Shelved(ENTRY, "", IDS, 1000)
 async def running(ranks: FakeRanks, disk_bytes: int = 1 << 20) -> AsyncIterator[Coordinator]:
     coordinator = make_coordinator(limits=Limits())
     driving = asyncio.create_task(
-        coordinator.drive(Epoch(1), ranks, trimmable=True, disk_bytes=disk_bytes)
+        drive(coordinator, Epoch(1), ranks, trimmable=True, disk_bytes=disk_bytes)
     )
     await wait_for(lambda: coordinator.scheduler)
     yield coordinator

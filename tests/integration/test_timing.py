@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from cluster.coordinator.coordinator import Coordinator
+from cluster.coordinator.drive import drive
 from cluster.coordinator.generation import Generation
 from cluster.core.clock import ManualClock
 from cluster.core.config import Limits
@@ -54,7 +55,7 @@ async def running(
     ranks = TimedRanks(clock)
     ranks.on_shelf = shelved
     driving = asyncio.create_task(
-        coordinator.drive(Epoch(1), ranks, trimmable=trimmable, disk_bytes=1 << 20)
+        drive(coordinator, Epoch(1), ranks, trimmable=trimmable, disk_bytes=1 << 20)
     )
     await wait_for(lambda: coordinator.scheduler)
     yield coordinator, ranks
@@ -96,12 +97,14 @@ async def test_a_request_that_never_began_has_only_waited() -> None:
         assert waiting.ids == ()
 
 
-async def test_a_request_that_ends_with_its_epoch_has_its_times() -> None:
+async def test_a_request_that_ends_between_epochs_has_its_times() -> None:
     async with running() as (coordinator, ranks):
         generation = coordinator.submit(Order((40, 50), GREEDY, 2000))
         await wait_for(lambda: generation.progress.generated > 20)
         assert generation.timing.total == 0.0  # it is not over
         ranks.breaks = True
+        await wait_for(lambda: coordinator.scheduler is None)
+        coordinator.close()
         timing = await over(generation)
     assert generation.finish is Finish.FAILED
     assert timing.prefill == 1.0

@@ -49,6 +49,7 @@ class NodeDescription(_message.Message):
     BLAS_FIELD_NUMBER: _builtins.int
     ADDRESSES_FIELD_NUMBER: _builtins.int
     AGENT_ADDRESS_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """stable for one machine and agent address"""
     hostname: _builtins.str
@@ -63,6 +64,8 @@ class NodeDescription(_message.Message):
     """"macOS 26.2", "Linux 6.1" """
     agent_address: _builtins.str
     """"host:port" of the Node service"""
+    incarnation: _builtins.int
+    """of the agent: grows with each start"""
     @_builtins.property
     def versions(self) -> _engine_pb2.Versions: ...
     @_builtins.property
@@ -83,10 +86,11 @@ class NodeDescription(_message.Message):
         blas: Global___Blas | None = ...,
         addresses: _abc.Iterable[Global___Address] | None = ...,
         agent_address: _builtins.str = ...,
+        incarnation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["blas", b"blas", "versions", b"versions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "agent_address", b"agent_address", "blas", b"blas", "chip", b"chip", "cores", b"cores", "hostname", b"hostname", "memory_bytes", b"memory_bytes", "node_id", b"node_id", "system", b"system", "usable_bytes", b"usable_bytes", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "agent_address", b"agent_address", "blas", b"blas", "chip", b"chip", "cores", b"cores", "hostname", b"hostname", "incarnation", b"incarnation", "memory_bytes", b"memory_bytes", "node_id", b"node_id", "system", b"system", "usable_bytes", b"usable_bytes", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -245,6 +249,28 @@ class LaunchRequest(_message.Message):
 Global___LaunchRequest: _TypeAlias = LaunchRequest  # noqa: Y015
 
 @_typing.final
+class AttachRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    rank: _builtins.int
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        rank: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "rank", b"rank"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttachRequest: _TypeAlias = AttachRequest  # noqa: Y015
+
+@_typing.final
 class EngineEvent(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -400,19 +426,53 @@ class Exited(_message.Message):
 Global___Exited: _TypeAlias = Exited  # noqa: Y015
 
 @_typing.final
+class LeaseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaseRequest: _TypeAlias = LeaseRequest  # noqa: Y015
+
+@_typing.final
+class Beat(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Beat: _TypeAlias = Beat  # noqa: Y015
+
+@_typing.final
 class StopRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EPOCH_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
+    now: _builtins.bool
+    """SIGKILL at once: the engines can't end by themselves any more"""
     def __init__(
         self,
         *,
         epoch: _builtins.int = ...,
+        now: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "now", b"now"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -51,10 +51,20 @@ class NodeStub:
                 request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.LaunchRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.EngineEvent.FromString,
                 _registered_method=True)
+        self.Attach = channel.unary_stream(
+                '/cluster.wire.v1.Node/Attach',
+                request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.AttachRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.EngineEvent.FromString,
+                _registered_method=True)
         self.Stop = channel.unary_unary(
                 '/cluster.wire.v1.Node/Stop',
                 request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.StopRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.StopReply.FromString,
+                _registered_method=True)
+        self.Lease = channel.unary_stream(
+                '/cluster.wire.v1.Node/Lease',
+                request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.LeaseRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.Beat.FromString,
                 _registered_method=True)
 
 
@@ -84,8 +94,23 @@ class NodeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Attach(self, request, context):
+        """Holds an engine that runs already, after the call that launched it broke: what Launch tells,
+        from the start. NotFound when there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stop(self, request, context):
         """Kills every engine of an epoch (SIGTERM, then SIGKILL) and returns when they are gone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Lease(self, request, context):
+        """A sign of life every half second, for as long as the coordinator listens: the agent's lease.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,10 +134,20 @@ def add_NodeServicer_to_server(servicer, server):
                     request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.LaunchRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.EngineEvent.SerializeToString,
             ),
+            'Attach': grpc.unary_stream_rpc_method_handler(
+                    servicer.Attach,
+                    request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.AttachRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.EngineEvent.SerializeToString,
+            ),
             'Stop': grpc.unary_unary_rpc_method_handler(
                     servicer.Stop,
                     request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.StopRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.StopReply.SerializeToString,
+            ),
+            'Lease': grpc.unary_stream_rpc_method_handler(
+                    servicer.Lease,
+                    request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.LeaseRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.Beat.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -209,6 +244,33 @@ class Node:
             _registered_method=True)
 
     @staticmethod
+    def Attach(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cluster.wire.v1.Node/Attach',
+            cluster_dot_wire_dot_v1_dot_node__pb2.AttachRequest.SerializeToString,
+            cluster_dot_wire_dot_v1_dot_node__pb2.EngineEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Stop(request,
             target,
             options=(),
@@ -225,6 +287,33 @@ class Node:
             '/cluster.wire.v1.Node/Stop',
             cluster_dot_wire_dot_v1_dot_node__pb2.StopRequest.SerializeToString,
             cluster_dot_wire_dot_v1_dot_node__pb2.StopReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Lease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cluster.wire.v1.Node/Lease',
+            cluster_dot_wire_dot_v1_dot_node__pb2.LeaseRequest.SerializeToString,
+            cluster_dot_wire_dot_v1_dot_node__pb2.Beat.FromString,
             options,
             channel_credentials,
             insecure,

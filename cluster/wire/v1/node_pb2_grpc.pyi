@@ -42,8 +42,14 @@ class NodeStub:
     """Starts one engine and tells of its life. The engine lives no longer than this call plus
     the agent's orphan grace: cancelling the call is how the coordinator lets go.
     """
+    Attach: _grpc.UnaryStreamMultiCallable[_node_pb2.AttachRequest, _node_pb2.EngineEvent]
+    """Holds an engine that runs already, after the call that launched it broke: what Launch tells,
+    from the start. NotFound when there is none.
+    """
     Stop: _grpc.UnaryUnaryMultiCallable[_node_pb2.StopRequest, _node_pb2.StopReply]
     """Kills every engine of an epoch (SIGTERM, then SIGKILL) and returns when they are gone."""
+    Lease: _grpc.UnaryStreamMultiCallable[_node_pb2.LeaseRequest, _node_pb2.Beat]
+    """A sign of life every half second, for as long as the coordinator listens: the agent's lease."""
 
 @_typing.type_check_only
 class NodeAsyncStub(NodeStub):
@@ -59,8 +65,14 @@ class NodeAsyncStub(NodeStub):
     """Starts one engine and tells of its life. The engine lives no longer than this call plus
     the agent's orphan grace: cancelling the call is how the coordinator lets go.
     """
+    Attach: _aio.UnaryStreamMultiCallable[_node_pb2.AttachRequest, _node_pb2.EngineEvent]  # type: ignore[assignment]
+    """Holds an engine that runs already, after the call that launched it broke: what Launch tells,
+    from the start. NotFound when there is none.
+    """
     Stop: _aio.UnaryUnaryMultiCallable[_node_pb2.StopRequest, _node_pb2.StopReply]  # type: ignore[assignment]
     """Kills every engine of an epoch (SIGTERM, then SIGKILL) and returns when they are gone."""
+    Lease: _aio.UnaryStreamMultiCallable[_node_pb2.LeaseRequest, _node_pb2.Beat]  # type: ignore[assignment]
+    """A sign of life every half second, for as long as the coordinator listens: the agent's lease."""
 
 class NodeServicer(metaclass=_abc_1.ABCMeta):
     """Served by the agent of each machine. Beyond loopback every call carries the join token in
@@ -93,12 +105,30 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def Attach(
+        self,
+        request: _node_pb2.AttachRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_node_pb2.EngineEvent], _abc.AsyncIterator[_node_pb2.EngineEvent]]:
+        """Holds an engine that runs already, after the call that launched it broke: what Launch tells,
+        from the start. NotFound when there is none.
+        """
+
+    @_abc_1.abstractmethod
     def Stop(
         self,
         request: _node_pb2.StopRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.StopReply, _abc.Awaitable[_node_pb2.StopReply]]:
         """Kills every engine of an epoch (SIGTERM, then SIGKILL) and returns when they are gone."""
+
+    @_abc_1.abstractmethod
+    def Lease(
+        self,
+        request: _node_pb2.LeaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_node_pb2.Beat], _abc.AsyncIterator[_node_pb2.Beat]]:
+        """A sign of life every half second, for as long as the coordinator listens: the agent's lease."""
 
 def add_NodeServicer_to_server(servicer: NodeServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -180,7 +180,7 @@ class Harness:
         self.clock.advance(max(0.0, at - self.clock.now()))
         result = self.engine.answer()
         self._say(render_result(result))
-        self._tell(self.scheduler.apply(result), result)
+        self._tell(self.scheduler.apply(result, self.clock.now()), result)
         return True
 
     def hear(self, place: int = 0, *, ok: bool = True) -> bool:

@@ -156,7 +156,7 @@ def test_counts_out_of_bounds_are_refused(count: int) -> None:
     counts = (count, *right.counts[1:])
     wrong = dataclasses.replace(right, counts=counts, decoded=(1,) * sum(counts))
     with pytest.raises(StepRefused, match="ids, not 1 to 5"):
-        harness.scheduler.apply(wrong)
+        harness.scheduler.apply(wrong, 0.0)
     harness.end("a")
     harness.settle()
 
@@ -168,7 +168,7 @@ def test_counts_that_do_not_add_up_are_refused() -> None:
         dataclasses.replace(right, counts=right.counts[:-1]),
     ):
         with pytest.raises(StepRefused):
-            harness.scheduler.apply(wrong)
+            harness.scheduler.apply(wrong, 0.0)
     harness.end("a")
     harness.settle()
 
@@ -179,7 +179,7 @@ def test_too_few_too_many_or_foreign_likelihoods_are_refused() -> None:
     foreign = (Likelihood(Slot(9), -1.0), *told[1:])
     for likelihoods in ((), told[:-1], (*told, told[0]), foreign):
         with pytest.raises(StepRefused, match="likelihoods"):
-            harness.scheduler.apply(dataclasses.replace(right, likelihoods=likelihoods))
+            harness.scheduler.apply(dataclasses.replace(right, likelihoods=likelihoods), 0.0)
     harness.end("a")
     harness.settle()
 
@@ -188,7 +188,7 @@ def test_likelihoods_that_nobody_asked_for_are_refused() -> None:
     harness, right = in_decode()
     told = (Likelihood(Slot(0), -1.0),)
     with pytest.raises(StepRefused, match="nobody asked for"):
-        harness.scheduler.apply(dataclasses.replace(right, likelihoods=told))
+        harness.scheduler.apply(dataclasses.replace(right, likelihoods=told), 0.0)
     harness.end("a")
     harness.settle()
 
