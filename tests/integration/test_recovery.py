@@ -220,7 +220,7 @@ async def test_a_smaller_cluster_refuses_what_does_not_fit_any_more() -> None:
     async with epoch(coordinator, 1):
         large = coordinator.submit(Order(PROMPTS[0], GREEDY, 900))
         small = coordinator.submit(Order(PROMPTS[1], GREEDY, 100))
-    coordinator.limits = Limits(parked=0, kv_tokens=1000)
+    coordinator.limits = Limits(parked=0, kv_tokens=500)
     async with epoch(coordinator, 2):
         with pytest.raises(EpochEnded, match="smaller"):
             await whole(large)
