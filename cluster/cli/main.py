@@ -21,6 +21,7 @@ VERBS = {
     "serve": "Serve a model to OpenAI clients, on this machine or several.",
     "worker": "Lend this machine to a server that runs on another one.",
     "status": "Show nodes, ranks, memory, live requests and speed of a running server.",
+    "plan": "Show on which machines a model fits, and how fast it is predicted to be.",
     "chat": "Talk to the served model in this terminal.",
     "key": "Make, list and revoke the API keys that clients of a server need.",
 }

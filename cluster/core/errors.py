@@ -31,6 +31,7 @@
     │   ├── BadConfiguration
     │   ├── ModelUnavailable
     │   ├── CannotShard
+    │   ├── DoesNotFit
     │   ├── AddressInUse
     │   ├── NodeUnreachable
     │   ├── VersionMismatch
@@ -200,6 +201,15 @@ class ModelUnavailable(SetupError):
 
 class CannotShard(SetupError):
     """Raised when a model can't be split over the world size; names the dimension."""
+
+
+class DoesNotFit(SetupError):
+    """Raised when no machines that are there have room for a model; says what each of them has,
+    what is needed (GiB), and in `options` what would fit."""
+
+    def __init__(self, message: str, options: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.options = options
 
 
 class AddressInUse(SetupError):

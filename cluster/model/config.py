@@ -22,11 +22,18 @@ _LENGTHS = (
 def read_config(folder: Path) -> dict[str, Any]:
     """The parsed config.json; raises ModelUnavailable when it is missing, broken, names no
     model type, or asks for code from the repository to be run."""
-    path = folder / "config.json"
     try:
-        config = json.loads(path.read_bytes())
+        return read_config_file(folder / "config.json")
     except FileNotFoundError as error:
         raise ModelUnavailable(f"{folder} has no config.json, so it is no model folder") from error
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """The same of the file itself, whatever it is called; FileNotFoundError when it is missing."""
+    try:
+        config = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise ModelUnavailable(f"can't read {path}: {error.strerror}") from error
     except ValueError as error:
@@ -35,7 +42,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelUnavailable(f"{path} names no model_type, so it can't be loaded")
     if config.get("model_file") is not None:
         raise ModelUnavailable(
-            f"{folder} wants its own code to be run ({config['model_file']!r}), which Tandem "
+            f"{path.parent} wants its own code to be run ({config['model_file']!r}), which Tandem "
             "never does: use a model whose architecture mlx-lm knows"
         )
     return config

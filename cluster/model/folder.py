@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub import errors as hub
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of its HTTP library
 
 from cluster.core.errors import ModelUnavailable
-from cluster.model.config import read_config
-from cluster.model.weights import PATTERN, weight_files
+from cluster.model.config import read_config, read_config_file
+from cluster.model.weights import PATTERN, tensor_bytes, weight_files
 
 DEMO = "demo"
 DEMO_ID = "tandem-demo"
@@ -28,10 +30,27 @@ _ANSWER_SECONDS = 10.0
 def resolve(model: str) -> Path:
     """The folder of a model: of "demo", of a local folder, or of a Hugging Face id, which is
     fetched first where it is not yet on disk. Raises ModelUnavailable with one clear line."""
-    folder = _locate(model)
+    folder = _locate(model, _snapshot)
     read_config(folder)
     weight_files(folder)
     return folder
+
+
+def describe(model: str) -> tuple[dict[str, Any], dict[str, int] | None]:
+    """The config of a model, and the bytes of each of its tensors where its weight files are at
+    hand. Of a Hugging Face id only config.json is fetched; a path to one alone will do too.
+    Raises ModelUnavailable with one clear line."""
+    path = Path(model).expanduser()
+    try:
+        alone = model != DEMO and path.is_file()
+    except OSError as error:
+        raise ModelUnavailable(f"can't read {model}: {error.strerror}") from error
+    if alone:
+        return read_config_file(path), None
+    folder = _locate(model, _config_folder)
+    config = read_config(folder)
+    on_hub = model != DEMO and not path.is_dir()
+    return config, None if on_hub or not any(folder.glob(PATTERN)) else tensor_bytes(folder)
 
 
 def model_id(model: str) -> str:
@@ -44,7 +63,11 @@ def model_id(model: str) -> str:
     return model
 
 
-def _locate(model: str) -> Path:
+_Get = Callable[[str, bool], Path]
+"""(model, whether only from disk) -> the folder of what was fetched."""
+
+
+def _locate(model: str, get: _Get) -> Path:
     if model == DEMO:
         from cluster import demo
 
@@ -60,7 +83,7 @@ def _locate(model: str) -> Path:
         raise ModelUnavailable(f"{model} is a file; name the folder that holds the model")
     if _is_path(model) or not _HUB_ID.fullmatch(model):
         raise ModelUnavailable(f"there is no folder {model}")
-    return _fetch(model)
+    return _fetch(model, get)
 
 
 def _is_path(model: str) -> bool:
@@ -68,12 +91,13 @@ def _is_path(model: str) -> bool:
     return model.startswith(("/", ".", "~")) or model.endswith("/") or model.count("/") > 1
 
 
-def _fetch(model: str) -> Path:
-    """The Hub's snapshot of `model`, from the local cache where the Hub can't be reached."""
+def _fetch(model: str, get: _Get) -> Path:
+    """What to `get` of `model` from the Hub, or from disk where the Hub can't be reached."""
     try:
-        # Asked apart, as snapshot_download itself would wait for an answer without end.
-        revision = huggingface_hub.HfApi().model_info(model, timeout=_ANSWER_SECONDS).sha
-        return _snapshot(model, revision)
+        # Asked apart, as a download itself would wait for an answer without end. The newest is
+        # fetched by its name: what is fetched by its commit is not found again offline.
+        huggingface_hub.HfApi().model_info(model, timeout=_ANSWER_SECONDS)
+        return get(model, False)
     except hub.GatedRepoError as error:
         raise ModelUnavailable(
             f"{model} is gated on the Hub: accept its terms at https://huggingface.co/{model}, "
@@ -88,29 +112,39 @@ def _fetch(model: str) -> Path:
             f"{model} is neither a folder nor a name that the Hub allows"
         ) from error
     except (HTTPError, OSError) as error:
-        return _cached(model, _reason(error))
+        return _cached(model, get, _reason(error))
 
 
-def _cached(model: str, trouble: str) -> Path:
+def _cached(model: str, get: _Get, trouble: str) -> Path:
     """What is on disk of `model`; raises ModelUnavailable with `trouble` when that is not all."""
     try:
-        return _snapshot(model, None, local=True)
+        return get(model, True)
     except OSError as error:
         raise ModelUnavailable(
             f"{model} is neither a folder nor reachable on the Hub: {trouble}"
         ) from error
 
 
-def _snapshot(model: str, revision: str | None, *, local: bool = False) -> Path:
+def _snapshot(model: str, local: bool) -> Path:
     return Path(
         huggingface_hub.snapshot_download(
             model,
-            revision=revision,
             allow_patterns=_FILES,
             etag_timeout=_ANSWER_SECONDS,
             local_files_only=local,
         )
     )
+
+
+def _config_folder(model: str, local: bool) -> Path:
+    return Path(
+        huggingface_hub.hf_hub_download(
+            model,
+            "config.json",
+            etag_timeout=_ANSWER_SECONDS,
+            local_files_only=local,
+        )
+    ).parent
 
 
 def _reason(error: Exception) -> str:

@@ -11,6 +11,7 @@ from cluster.placement.memory import (
     CORE_SPEED,
     GPU_SPEED,
     Load,
+    Memory,
     longest_chunk,
     position_bytes,
     predict,
@@ -85,23 +86,32 @@ def room(engine: Engine, most: int, kv_bytes: int = 0) -> Room:
     slot_positions = -(-slot // position) if position else 0
     if kv_bytes:
         tokens = kv_bytes // max(1, position)
-        needed = _needed(engine, tokens)
+        needed = needed_memory(engine, tokens).total
     else:
         fitting = _fitting(engine, int(most / SHARE))
         tokens = min(most, int(SHARE * fitting))
-        needed = _needed(engine, 1)
+        needed = needed_memory(engine, 1).total
     if tokens <= slot_positions or needed > engine.usable_bytes:
-        caches = f" and {_gib(kv_bytes)} of KV cache" if kv_bytes else ""
+        caches = f" and {gib(kv_bytes)} of KV cache" if kv_bytes else ""
         raise BadConfiguration(
-            f"each of {engine.world} ranks needs {_gib(max(needed, engine.weight_bytes))} for "
-            f"{_gib(engine.weight_bytes)} of weights{caches}, and one has only "
-            f"{_gib(engine.usable_bytes)}: add machines (--nodes), serve a smaller or quantized "
+            f"each of {engine.world} ranks needs {gib(max(needed, engine.weight_bytes))} for "
+            f"{gib(engine.weight_bytes)} of weights{caches}, and one has only "
+            f"{gib(engine.usable_bytes)}: add machines (--nodes), serve a smaller or quantized "
             "model, or give less to the cache (--kv-gb, --kv-bits, --sequences)"
         )
     attended = engine.chunk(tokens) * min(engine.context, tokens)
     unbounded = engine.fused and not engine.kv_bits
-    rank_bytes = _needed(engine, tokens)
+    rank_bytes = needed_memory(engine, tokens).total
     return Room(tokens, slot_positions, position, rank_bytes, 0 if unbounded else attended)
+
+
+def needed_memory(engine: Engine, positions: int) -> Memory:
+    """The peak of the rank that takes most, with caches of so many positions."""
+    config, world, kind = engine.config, engine.world, engine.kind
+    context = min(engine.context, positions)
+    slots = min(engine.sequences, positions)
+    load = Load(positions, slots, context, engine.chunk(positions), engine.fused)
+    return predict(config, world, kind, engine.kv_bits, load, engine.weight_bytes)
 
 
 def _fitting(engine: Engine, most: int) -> int:
@@ -109,21 +119,13 @@ def _fitting(engine: Engine, most: int) -> int:
     low, high = 0, most + 1
     while high - low > 1:
         middle = (low + high) // 2
-        if _needed(engine, middle) <= engine.usable_bytes:
+        if needed_memory(engine, middle).total <= engine.usable_bytes:
             low = middle
         else:
             high = middle
     return low
 
 
-def _needed(engine: Engine, positions: int) -> int:
-    """The peak with caches of so many positions, in bytes."""
-    config, world, kind = engine.config, engine.world, engine.kind
-    context = min(engine.context, positions)
-    slots = min(engine.sequences, positions)
-    load = Load(positions, slots, context, engine.chunk(positions), engine.fused)
-    return predict(config, world, kind, engine.kv_bits, load, engine.weight_bytes).total
-
-
-def _gib(count: int) -> str:
+def gib(count: int) -> str:
+    """Bytes for people to read."""
     return f"{count / 2**30:.2f} GiB"

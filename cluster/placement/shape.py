@@ -144,6 +144,15 @@ def _has_dense_layers(config: Mapping[str, Any]) -> bool:
     return True
 
 
+def ties_embedding(config: Mapping[str, Any]) -> bool:
+    """True when the embedding is the output layer too. Configs of Gemma and Cohere leave it out:
+    it is the default there."""
+    for part in (language_config(config), config):
+        if isinstance(tied := part.get("tie_word_embeddings"), bool):
+            return tied
+    return model_type(config).startswith(("gemma", "cohere"))
+
+
 def value_bytes(config: Mapping[str, Any]) -> int:
     """Of a computed or cached value: 4 in float32, else 2."""
     text = language_config(config)
@@ -152,10 +161,15 @@ def value_bytes(config: Mapping[str, Any]) -> int:
     return 4 if name in ("float32", "float64") else 2
 
 
+def expert_count(config: Mapping[str, Any]) -> int:
+    """Experts of a layer that has them, shared ones left out; 0 without experts."""
+    return number(language_config(config), *_EXPERTS)
+
+
 def experts_per_token(config: Mapping[str, Any]) -> int:
     """Experts that one position asks; 0 without experts."""
     text = language_config(config)
-    if not number(text, *_EXPERTS):
+    if not expert_count(config):
         return 0
     return number(text, "num_experts_per_tok", "moe_topk", "num_experts_per_token", "moe_k")
 

@@ -61,11 +61,10 @@ def check_plan(config: Mapping[str, Any], world: int, parallel: str = "auto") ->
     if world == 1:
         return "single"
     reasons = []
-    for kind in _kinds(parallel):
-        obstacle = next(_obstacles(config, world, kind), None)
-        if obstacle is None:
+    for kind in kinds(world, parallel):
+        if not (reason := obstacle(config, world, kind)):
             return kind
-        reasons.append(obstacle)
+        reasons.append(reason)
     raise CannotShard(
         f"this {name} model can't be split over {world} ranks: {', and '.join(reasons)}; it can "
         f"be served on {_in_words(possible_worlds(config, parallel=parallel))}"
@@ -78,15 +77,25 @@ def possible_worlds(
     """World sizes up to `largest` over which the model can be split; 1 is always among them."""
 
     def works(world: int) -> bool:
-        return any(next(_obstacles(config, world, k), None) is None for k in _kinds(parallel))
+        return any(not obstacle(config, world, kind) for kind in kinds(world, parallel))
 
-    return [1, *filter(works, range(2, largest + 1))]
+    return [world for world in range(1, largest + 1) if works(world)]
 
 
-def _kinds(parallel: str) -> tuple[str, ...]:
+def kinds(world: int, parallel: str = "auto") -> tuple[str, ...]:
+    """The kinds of split that `parallel` allows for a world, the preferred one first. Raises
+    BadConfiguration for a `parallel` that is none of PARALLEL."""
     if parallel not in PARALLEL:
         raise BadConfiguration(f"parallel {parallel}: it is one of {', '.join(PARALLEL)}")
+    if world == 1:
+        return ("single",)
     return PARALLEL[1:] if parallel == "auto" else (parallel,)
+
+
+def obstacle(config: Mapping[str, Any], world: int, kind: str) -> str:
+    """The first thing that stands against splitting over `world` ranks as `kind`, in words;
+    empty for none, as always for "single"."""
+    return "" if kind == "single" else next(_obstacles(config, world, kind), "")
 
 
 def _obstacles(config: Mapping[str, Any], world: int, kind: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""How many bytes of a model's weights each rank holds, by the names of its tensors."""
+"""How many bytes of a model's weights each rank holds, and a token reads, by tensors' names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from cluster.placement.layers import layers, stages
-from cluster.placement.shape import layer_count, model_type
+from cluster.placement.shape import (
+    expert_count,
+    experts_per_token,
+    layer_count,
+    model_type,
+    ties_embedding,
+)
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _WHOLE = re.compile(
@@ -18,6 +24,8 @@ _SHARDED_HEAD = frozenset({"qwen3_5", "qwen3_5_moe", "prism_hadamard_qwen35", "m
 """Model types whose output layer is split as well."""
 _LEFT_OUT = re.compile(r"vision|visual|^mtp\.|\.mtp\.|audio|inv_freq")
 """Parts that mlx-lm does not load: other inputs than text, drafts of more than one token."""
+_EXPERTS = re.compile(r"switch_mlp|\.experts\b")
+_EMBEDDING = re.compile(r"embed_tokens|\bwte\b")
 
 
 def rank_weight_bytes(
@@ -45,6 +53,21 @@ def rank_weight_bytes(
         ends = _stage_ends(config, world)
         return everywhere + max(sum(by_layer[start:end]) for start, end in ends)
     return everywhere + -(-shared // world)
+
+
+def read_sizes(config: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, int]:
+    """What of tensors with `sizes` (bytes by name) is read for one token of one sequence: of the
+    experts only those that a token asks, and of the embedding a row, unless it is the output
+    layer too."""
+    tied = ties_embedding(config)
+    asked, experts = experts_per_token(config), max(1, expert_count(config))
+    read = {}
+    for name, size in sizes.items():
+        if _EXPERTS.search(name):
+            read[name] = size * (asked or experts) // experts
+        elif tied or not _EMBEDDING.search(name):
+            read[name] = size
+    return read
 
 
 def _is_whole(config: Mapping[str, Any], name: str) -> bool:

@@ -52,6 +52,7 @@ STATUS: dict[type[TandemError], grpc.StatusCode] = {
     errors.BadConfiguration: grpc.StatusCode.INVALID_ARGUMENT,
     errors.ModelUnavailable: grpc.StatusCode.NOT_FOUND,
     errors.CannotShard: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.DoesNotFit: grpc.StatusCode.FAILED_PRECONDITION,
     errors.AddressInUse: grpc.StatusCode.ALREADY_EXISTS,
     errors.NodeUnreachable: grpc.StatusCode.UNAVAILABLE,
     errors.VersionMismatch: grpc.StatusCode.FAILED_PRECONDITION,

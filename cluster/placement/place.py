@@ -1,0 +1,224 @@
+"""On which machines a model is placed, in which order and how it is split; or why on none.
+
+A rank takes the same on every machine, for shards are equal and so are stages, but for a layer
+more: the smallest machine of a choice bounds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import islice
+
+from cluster.core.cluster import ShardPlan
+from cluster.core.errors import DoesNotFit
+from cluster.core.ids import Rank
+from cluster.placement.advice import what_would_fit
+from cluster.placement.fit import Demand, Model, Node, check_demand, rank_memory
+from cluster.placement.links import Links
+from cluster.placement.memory import Memory
+from cluster.placement.room import gib
+from cluster.placement.shape import model_type
+from cluster.placement.shard import LARGEST_WORLD, kinds, obstacle
+from cluster.placement.speed import Rate, Speed, Work, predict_speed, work
+
+_MOST_DEALS = 256
+"""Ways to deal ranks to machines that are compared for one split: all of up to 8 machines."""
+
+
+class Objective(StrEnum):
+    """What is best among the choices that fit."""
+
+    LARGEST = "largest"
+    """The largest world; of one size tensor before pipeline. What forming and recovery ask for:
+    all machines that were given are used, and after a loss as many as still can be."""
+    FASTEST = "fastest"
+    """The fastest predicted decode; among equals tensor first, then the fewest ranks. Choices
+    without a prediction come last, the largest world first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One way to split a model, on the machines that are best for it."""
+
+    world: int
+    kind: str
+    """"single", "tensor" or "pipeline"."""
+    nodes: tuple[str, ...] = ()
+    """Ids by rank; empty where it does not fit."""
+    memory: Memory | None = None
+    """Of the rank that takes most; None where the model can't be split so."""
+    usable_bytes: int = 0
+    """What one rank may take on the machine that has least of those chosen."""
+    speed: Speed | None = None
+    """A prediction; None where it does not fit, or a chip is not known."""
+    reason: str = ""
+    """Why it was not chosen; empty for the chosen one."""
+
+    @property
+    def fits(self) -> bool:
+        """It could be served."""
+        return bool(self.nodes)
+
+    def plans(self, backend: str) -> tuple[ShardPlan, ...]:
+        """The shard plan of each rank, whose group uses `backend`."""
+        used = backend if self.world > 1 else "none"
+        return tuple(ShardPlan(self.world, Rank(r), self.kind, used) for r in range(self.world))
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A choice, and what it was chosen from."""
+
+    chosen: Choice
+    considered: tuple[Choice, ...]
+    """By world, the chosen one included."""
+
+
+def place(
+    model: Model,
+    demand: Demand,
+    nodes: Sequence[Node],
+    links: Links,
+    *,
+    objective: Objective = Objective.LARGEST,
+    most_ranks: int = LARGEST_WORLD,
+    exclude: Collection[str] = (),
+) -> Placement:
+    """The best choice of up to `most_ranks` ranks on `nodes` without those whose id is in
+    `exclude`. Ranks follow the order of `nodes`, and so do equally good sets of machines.
+
+    Raises DoesNotFit with what each node has, what each split needs and what would fit;
+    BadConfiguration for a demand that makes no sense.
+    """
+    check_demand(model, demand)
+    here = [node for node in nodes if node.id not in exclude]
+    considered = consider(model, demand, here, links, most_ranks)
+    fitting = [choice for choice in considered if choice.fits]
+    if not fitting:
+        raise _refusal(model, demand, here, considered, most_ranks)
+    chosen = _best(fitting, objective)
+    return Placement(chosen, tuple(_explained(c, chosen, objective) for c in considered))
+
+
+def consider(
+    model: Model,
+    demand: Demand,
+    nodes: Sequence[Node],
+    links: Links,
+    most_ranks: int = LARGEST_WORLD,
+) -> tuple[Choice, ...]:
+    """Every split of up to as many ranks as `nodes` may have, by world and preference; those
+    that do not fit say why."""
+    most = min(most_ranks, sum(node.ranks for node in nodes))
+    return tuple(
+        _choice(model, demand, world, kind, nodes, links)
+        for world in range(1, most + 1)
+        for kind in kinds(world, demand.parallel)
+    )
+
+
+def _choice(
+    model: Model, demand: Demand, world: int, kind: str, nodes: Sequence[Node], links: Links
+) -> Choice:
+    if reason := obstacle(model.config, world, kind):
+        return Choice(world, kind, reason=reason)
+    memory = rank_memory(model, demand, world, kind, nodes)
+    room = [node.capacity(memory.total) for node in nodes]
+    if sum(room) < world:
+        each = "the rank needs" if world == 1 else f"each of {world} ranks needs"
+        reason = f"{each} {gib(memory.total)}, and there is room for {sum(room) or 'none'}"
+        return Choice(world, kind, memory=memory, reason=reason)
+    todo = work(model.config, model.sizes, world, kind, demand.kv_bits)
+    rated = [
+        (deal, _speed(todo, deal, nodes, links, demand.context))
+        for deal in islice(_deals(room, world), _MOST_DEALS)
+    ]
+    deal, speed = max(rated, key=lambda pair: pair[1].decode if pair[1] else 0.0)
+    used = [(node, count) for node, count in zip(nodes, deal, strict=True) if count]
+    least = min(node.usable_bytes // count for node, count in used)
+    return Choice(world, kind, _by_rank(deal, nodes), memory, least, speed)
+
+
+def _deals(room: Sequence[int], world: int) -> Iterator[tuple[int, ...]]:
+    """How many ranks each node gets, of `world`, within its room; first nodes first."""
+    if not room:
+        if world == 0:
+            yield ()
+        return
+    least = max(0, world - sum(room[1:]))
+    for count in range(min(room[0], world), least - 1, -1):
+        for rest in _deals(room[1:], world - count):
+            yield (count, *rest)
+
+
+def _by_rank(deal: Sequence[int], nodes: Sequence[Node]) -> tuple[str, ...]:
+    return tuple(node.id for node, count in zip(nodes, deal, strict=True) for _ in range(count))
+
+
+def _speed(
+    todo: Work, deal: Sequence[int], nodes: Sequence[Node], links: Links, context: int
+) -> Speed | None:
+    """The predicted speed; None where one of the chips is not known."""
+    rates, fence = [], 0.0
+    for node, count in zip(nodes, deal, strict=True):
+        if count and node.chip is None:
+            return None
+        if count and node.chip:
+            rates += [Rate(node.chip.bandwidth / count, node.chip.flops / count)] * count
+            fence = max(fence, node.fence)
+    return predict_speed(todo, rates, links.worst(_by_rank(deal, nodes)), fence, context)
+
+
+def _best(fitting: Sequence[Choice], objective: Objective) -> Choice:
+    """The first of the best; of one world, tensor comes before pipeline."""
+    if objective is Objective.LARGEST:
+        return max(fitting, key=lambda choice: choice.world)
+    known = [choice for choice in fitting if choice.speed]
+    if not known:
+        return _best(fitting, Objective.LARGEST)
+    return max(
+        known, key=lambda c: (c.speed.decode if c.speed else 0.0, c.kind != "pipeline", -c.world)
+    )
+
+
+def _explained(choice: Choice, chosen: Choice, objective: Objective) -> Choice:
+    """With the reason why it was not chosen, if it was not."""
+    if choice is chosen or not choice.fits:
+        return choice
+    if objective is Objective.FASTEST and chosen.speed:
+        slower = choice.speed is not None
+        return replace(choice, reason="predicted to be slower" if slower else "speed not known")
+    more = chosen.world > choice.world
+    return replace(choice, reason="fewer ranks than fit" if more else "tensor goes first")
+
+
+def _refusal(
+    model: Model,
+    demand: Demand,
+    nodes: Sequence[Node],
+    considered: Sequence[Choice],
+    most_ranks: int,
+) -> DoesNotFit:
+    """All of it in one line: what is there, what is needed, what would do."""
+    have = ", ".join(f"{node.id} ({gib(node.usable_bytes)} usable)" for node in nodes)
+    needs: dict[int, int] = {}
+    for choice in considered:
+        if choice.memory:
+            needs[choice.world] = min(
+                choice.memory.total, needs.get(choice.world, choice.memory.total)
+            )
+    each = ", ".join(
+        f"{gib(need)} on {'1 rank' if world == 1 else f'each of {world} ranks'}"
+        for world, need in needs.items()
+    )
+    options = what_would_fit(model, demand, nodes, most_ranks)
+    at_once = "" if demand.sequences == 1 else f", {demand.sequences} at once"
+    return DoesNotFit(
+        f"this {model_type(model.config)} model ({gib(sum(model.sizes.values()))} of weights) "
+        f"with a context of {demand.context}{at_once} does not fit on "
+        f"{have or 'no node at all'}{f': it needs {each}' if each else ''}. "
+        f"What would fit: {'; or '.join(options)}",
+        options,
+    )
