@@ -98,7 +98,7 @@ def test_a_killed_agent_leaves_no_engine_behind_and_is_replaced() -> None:
         assert server.chat("hello", max_tokens=4)["usage"]["completion_tokens"] == 4
 
 
-def test_a_killed_engine_is_replaced_and_the_request_told() -> None:
+def test_a_killed_engine_is_replaced_and_the_answer_goes_on() -> None:
     with serving() as server:
         ended: list[str] = []
         stream = threading.Thread(target=lambda: ended.append(_stream_to_its_end(server)))
@@ -106,11 +106,9 @@ def test_a_killed_engine_is_replaced_and_the_request_told() -> None:
         wait_until(lambda: server.cluster()["requests"], 10, "a live request")
         engine = server.engines()[0]
         engine.kill()
-        stream.join(10)
-        assert '"error"' in ended[0] and "engine of rank 0" in ended[0]
-        assert "[DONE]" not in ended[0]
-        wait_until(lambda: any(e != engine for e in server.engines()), 30, "a new engine")
-        server.wait_ready(60)
+        stream.join(60)
+        assert '"error"' not in ended[0] and "[DONE]" in ended[0]
+        assert all(e != engine for e in server.engines())
         assert server.cluster()["epoch"] == 2
         assert server.chat("hello", max_tokens=4)["usage"]["completion_tokens"] == 4
 
