@@ -144,6 +144,11 @@ class Agent:
                 async for event in events:
                     yield event
 
+    def orphans(self) -> tuple[LaunchSpec, ...]:
+        """What the engines were launched with that no call holds."""
+        launches = self._launches.values()
+        return tuple(launch.spec for launch in launches if launch.orphan and not launch.stopped)
+
     async def stop(self, epoch: Epoch, *, now: bool = False) -> int:
         """Kills every engine of `epoch`; returns how many, once they are gone. With `now`, none
         is let end by itself."""

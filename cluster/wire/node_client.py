@@ -14,7 +14,12 @@ from cluster.core.cluster import EngineEvent, LaunchSpec, NodeDescription
 from cluster.core.errors import NodeUnreachable
 from cluster.core.ids import Epoch, Rank
 from cluster.wire import security
-from cluster.wire.node_codec import description_from_wire, event_from_wire, launch_to_wire
+from cluster.wire.node_codec import (
+    description_from_wire,
+    event_from_wire,
+    launch_from_wire,
+    launch_to_wire,
+)
 from cluster.wire.status import restored
 from cluster.wire.v1 import node_pb2, node_pb2_grpc
 

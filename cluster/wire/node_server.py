@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, Protocol
 
@@ -13,7 +13,12 @@ from cluster.core.cluster import EngineEvent, LaunchSpec, NodeDescription
 from cluster.core.errors import TandemError
 from cluster.core.ids import Epoch, Rank
 from cluster.wire import security
-from cluster.wire.node_codec import description_to_wire, event_to_wire, launch_from_wire
+from cluster.wire.node_codec import (
+    description_to_wire,
+    event_to_wire,
+    launch_from_wire,
+    launch_to_wire,
+)
 from cluster.wire.status import abort
 from cluster.wire.v1 import node_pb2, node_pb2_grpc
 
@@ -42,6 +47,10 @@ class NodeHandler(Protocol):
     def attach(self, epoch: Epoch, rank: Rank) -> AsyncGenerator[EngineEvent, None]:
         """Tells of the life of an engine that runs already; closing the generator lets go of it.
         Raises NotFound when there is none."""
+        ...
+
+    def orphans(self) -> Sequence[LaunchSpec]:
+        """What the engines were launched with that run here and that no call holds."""
         ...
 
     async def stop(self, epoch: Epoch, *, now: bool = False) -> int:
@@ -116,6 +125,11 @@ class _Servicer(node_pb2_grpc.NodeServicer):
         self, request: node_pb2.AttachRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
         await _tell(self._handler.attach(Epoch(request.epoch), Rank(request.rank)), context)
+
+    async def Orphans(  # noqa: N802
+        self, request: node_pb2.OrphansRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> node_pb2.OrphansReply:
+        return node_pb2.OrphansReply(engines=map(launch_to_wire, self._handler.orphans()))
 
     async def Stop(  # noqa: N802
         self, request: node_pb2.StopRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -56,6 +56,11 @@ class NodeStub:
                 request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.AttachRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.EngineEvent.FromString,
                 _registered_method=True)
+        self.Orphans = channel.unary_unary(
+                '/cluster.wire.v1.Node/Orphans',
+                request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.OrphansRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.OrphansReply.FromString,
+                _registered_method=True)
         self.Stop = channel.unary_unary(
                 '/cluster.wire.v1.Node/Stop',
                 request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.StopRequest.SerializeToString,
@@ -102,6 +107,14 @@ class NodeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Orphans(self, request, context):
+        """The engines that run here and that no call holds: a coordinator that has died left them, and
+        the next one of the same cluster may go on with them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stop(self, request, context):
         """Kills every engine of an epoch (SIGTERM, then SIGKILL) and returns when they are gone.
         """
@@ -138,6 +151,11 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.Attach,
                     request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.AttachRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.EngineEvent.SerializeToString,
+            ),
+            'Orphans': grpc.unary_unary_rpc_method_handler(
+                    servicer.Orphans,
+                    request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.OrphansRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.OrphansReply.SerializeToString,
             ),
             'Stop': grpc.unary_unary_rpc_method_handler(
                     servicer.Stop,
@@ -260,6 +278,33 @@ class Node:
             '/cluster.wire.v1.Node/Attach',
             cluster_dot_wire_dot_v1_dot_node__pb2.AttachRequest.SerializeToString,
             cluster_dot_wire_dot_v1_dot_node__pb2.EngineEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Orphans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cluster.wire.v1.Node/Orphans',
+            cluster_dot_wire_dot_v1_dot_node__pb2.OrphansRequest.SerializeToString,
+            cluster_dot_wire_dot_v1_dot_node__pb2.OrphansReply.FromString,
             options,
             channel_credentials,
             insecure,

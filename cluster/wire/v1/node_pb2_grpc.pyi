@@ -46,6 +46,10 @@ class NodeStub:
     """Holds an engine that runs already, after the call that launched it broke: what Launch tells,
     from the start. NotFound when there is none.
     """
+    Orphans: _grpc.UnaryUnaryMultiCallable[_node_pb2.OrphansRequest, _node_pb2.OrphansReply]
+    """The engines that run here and that no call holds: a coordinator that has died left them, and
+    the next one of the same cluster may go on with them.
+    """
     Stop: _grpc.UnaryUnaryMultiCallable[_node_pb2.StopRequest, _node_pb2.StopReply]
     """Kills every engine of an epoch (SIGTERM, then SIGKILL) and returns when they are gone."""
     Lease: _grpc.UnaryStreamMultiCallable[_node_pb2.LeaseRequest, _node_pb2.Beat]
@@ -68,6 +72,10 @@ class NodeAsyncStub(NodeStub):
     Attach: _aio.UnaryStreamMultiCallable[_node_pb2.AttachRequest, _node_pb2.EngineEvent]  # type: ignore[assignment]
     """Holds an engine that runs already, after the call that launched it broke: what Launch tells,
     from the start. NotFound when there is none.
+    """
+    Orphans: _aio.UnaryUnaryMultiCallable[_node_pb2.OrphansRequest, _node_pb2.OrphansReply]  # type: ignore[assignment]
+    """The engines that run here and that no call holds: a coordinator that has died left them, and
+    the next one of the same cluster may go on with them.
     """
     Stop: _aio.UnaryUnaryMultiCallable[_node_pb2.StopRequest, _node_pb2.StopReply]  # type: ignore[assignment]
     """Kills every engine of an epoch (SIGTERM, then SIGKILL) and returns when they are gone."""
@@ -112,6 +120,16 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_node_pb2.EngineEvent], _abc.AsyncIterator[_node_pb2.EngineEvent]]:
         """Holds an engine that runs already, after the call that launched it broke: what Launch tells,
         from the start. NotFound when there is none.
+        """
+
+    @_abc_1.abstractmethod
+    def Orphans(
+        self,
+        request: _node_pb2.OrphansRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.OrphansReply, _abc.Awaitable[_node_pb2.OrphansReply]]:
+        """The engines that run here and that no call holds: a coordinator that has died left them, and
+        the next one of the same cluster may go on with them.
         """
 
     @_abc_1.abstractmethod
