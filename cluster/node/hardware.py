@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 _ASK_SECONDS = 5.0
+_SYSCTL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +90,11 @@ def parse_platform_uuid(text: str) -> str:
     return found[1] if found else ""
 
 
-def ask(*command: str) -> str:
+def ask(*command: str, seconds: float = _ASK_SECONDS) -> str:
     """A command's output, or "" when it is missing, fails or takes too long."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=_ASK_SECONDS,
+            command, capture_output=True, text=True, errors="replace", timeout=seconds,
             stdin=subprocess.DEVNULL, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
@@ -101,12 +102,16 @@ def ask(*command: str) -> str:
     return done.stdout.strip()
 
 
+def _sysctl(name: str) -> str:
+    return ask("sysctl", "-n", name, seconds=_SYSCTL_SECONDS)
+
+
 def _read_macos() -> Hardware:
-    memory = int(ask("sysctl", "-n", "hw.memsize") or psutil.virtual_memory().total)
-    wired = ask("sysctl", "-n", "iogpu.wired_limit_mb")
+    memory = int(_sysctl("hw.memsize") or psutil.virtual_memory().total)
+    wired = _sysctl("iogpu.wired_limit_mb")
     return Hardware(
         hostname=socket.gethostname(),
-        chip=ask("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine(),
+        chip=_sysctl("machdep.cpu.brand_string") or platform.machine(),
         cores=psutil.cpu_count() or 1,
         memory_bytes=memory,
         usable_bytes=metal_usable(memory, int(wired) if wired.isdigit() else 0),

@@ -17,7 +17,6 @@ from cluster.wire import security
 from cluster.wire.node_codec import (
     description_from_wire,
     event_from_wire,
-    launch_from_wire,
     launch_to_wire,
 )
 from cluster.wire.status import restored
