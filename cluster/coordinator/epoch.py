@@ -81,6 +81,19 @@ class Recipe:
     kv_bits: int = 0
     """As in LaunchSpec."""
 
+    def same(self, spec: LaunchSpec) -> bool:
+        """An engine that was launched with `spec` does what this says."""
+        mine = (self.digest, self.kv_bits, self.kv_dir)
+        return mine == (spec.model_digest, spec.kv_bits, spec.kv_dir)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one rank's engine is to run, or runs, and with what orders."""
+
+    member: Member
+    spec: LaunchSpec
+
 
 Progress = Callable[[Sequence[EngineState]], None]
 
@@ -94,50 +107,63 @@ STOP_SECONDS = 3.0
 longer: the next epoch does without it."""
 
 
+async def places(
+    epoch: Epoch, members: Sequence[Member], kind: str, recipe: Recipe
+) -> list[Place]:
+    """Orders for a new group, by rank. `kind` says how several ranks split the model: "tensor"
+    or "pipeline". Raises NodeUnreachable."""
+    hosts = [member for member in members for _ in range(member.ranks)]
+    world = len(hosts)
+    ring = await _reserve(members) if world > 1 else ()
+    secret = secrets.token_urlsafe(32)
+    return [
+        Place(
+            member,
+            LaunchSpec(
+                epoch=epoch,
+                secret=secret,
+                model=recipe.model,
+                model_digest=recipe.digest,
+                plan=_plan(world, Rank(rank), kind),
+                ring=ring,
+                threads=max(1, member.description.cores // member.ranks),
+                kv_bits=recipe.kv_bits,
+                kv_dir=recipe.kv_dir,
+            ),
+        )
+        for rank, member in enumerate(hosts)
+    ]
+
+
 @asynccontextmanager
 async def open_epoch(
-    epoch: Epoch,
-    members: Sequence[Member],
-    kind: str,
+    group: Sequence[Place],
     recipe: Recipe,
     progress: Progress,
     failed: Callable[[Member], None],
+    *,
+    adopt: bool = False,
 ) -> AsyncIterator[Group]:
-    """Launch an engine per rank, shake hands with each, and yield the group. `kind` says how
-    several ranks split the model: "tensor" or "pipeline". `failed` is told on which machine an
-    engine did not come up.
+    """Launch an engine for each place, by rank, or `adopt` those that run there; shake hands with
+    each, and yield the group. `failed` is told on which machine an engine did not come up.
 
     Leaving it ends every engine. Raises the SetupError of the first engine that does not come
     up; once up, an EpochEnded when one exits or its machine is gone. Both may come wrapped in
     an ExceptionGroup.
     """
-    engines = [
-        EngineState(Rank(rank), member)
-        for rank, member in enumerate(m for m in members for _ in range(m.ranks))
-    ]
-    world = len(engines)
-    ring = await _reserve(engines) if world > 1 else ()
-    secret = secrets.token_urlsafe(32)
-    specs = [
-        LaunchSpec(
-            epoch=epoch,
-            secret=secret,
-            model=recipe.model,
-            model_digest=recipe.digest,
-            plan=_plan(world, engine.rank, kind),
-            ring=ring,
-            threads=max(1, engine.member.description.cores // engine.member.ranks),
-            kv_bits=recipe.kv_bits,
-            kv_dir=recipe.kv_dir,
-        )
-        for engine in engines
-    ]
+    engines = [EngineState(place.spec.plan.rank, place.member) for place in group]
+    specs = [place.spec for place in group]
+    epoch = specs[0].epoch
     ready = [asyncio.get_running_loop().create_future() for _ in engines]
     broken = True
     try:
-        async with asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as tasks:
             following = [
-                group.create_task(_follow(engine, spec, future, lambda: progress(engines), failed))
+                tasks.create_task(
+                    _follow(
+                        engine, spec, future, lambda: progress(engines), failed, adopt=adopt
+                    )
+                )
                 for engine, spec, future in zip(engines, specs, ready, strict=True)
             ]
             await asyncio.gather(*ready)
@@ -155,6 +181,7 @@ async def open_epoch(
         broken = errors.subgroup(Regrouped) is None
         raise
     finally:
+        members = dict.fromkeys(place.member for place in group)
         await asyncio.gather(*(_stop(member, epoch, now=broken) for member in members))
 
 
@@ -169,6 +196,8 @@ def _group(
     recipe: Recipe,
 ) -> Group:
     facts = [client.hello.facts for client in clients]
+    if len({fact.taken for fact in facts if fact}) > 1:
+        raise EpochEnded("the coordinator before this one died between two ranks")
     for engine, fact in zip(engines, facts, strict=True):
         engine.weight_bytes = fact.weight_bytes if fact else 0
     trimmable = all(fact is not None and fact.trimmable for fact in facts)
@@ -177,10 +206,10 @@ def _group(
     return Group(epoch, backend, engines, Ranks(clients), trimmable, disk_bytes)
 
 
-async def _reserve(engines: Sequence[EngineState]) -> tuple[str, ...]:
+async def _reserve(members: Sequence[Member]) -> tuple[str, ...]:
     """A free data-plane port for each rank, "host:port" by rank."""
     addresses: list[str] = []
-    for member in dict.fromkeys(engine.member for engine in engines):
+    for member in members:
         host, ports = await member.client.reserve_ports(member.ranks)
         addresses.extend(f"{host}:{port}" for port in ports)
     return tuple(addresses)
@@ -192,12 +221,15 @@ async def _follow(
     ready: asyncio.Future[None],
     changed: Callable[[], None],
     failed: Callable[[Member], None],
+    *,
+    adopt: bool,
 ) -> None:
-    """Launch one engine and keep its state current until it exits, which raises. When the call
-    breaks, its agent is called again: it keeps the engine for a while."""
+    """Launch one engine, or adopt it, and keep its state current until it exits, which raises.
+    When the call breaks, its agent is called again: it keeps the engine for a while."""
     loop = asyncio.get_running_loop()
     heard = loop.time()
-    told = engine.member.client.launch(spec)
+    client = engine.member.client
+    told = client.attach(spec.epoch, spec.plan.rank) if adopt else client.launch(spec)
     while True:
         try:
             async with aclosing(told) as events:
@@ -209,13 +241,13 @@ async def _follow(
         except (SetupError, NotFound) as error:
             if not ready.done():
                 failed(engine.member)
-                raise
+                raise LaunchFailed(str(error)) if isinstance(error, NotFound) else error
             if isinstance(error, NotFound) or loop.time() - heard > REACH_SECONDS:
                 host = engine.member.description.hostname
                 engine.exit = f"the engine of rank {engine.rank} on {host} is gone: {error}"
                 raise NodeLost(engine.exit) from error
         await asyncio.sleep(RETRY_SECONDS)
-        told = engine.member.client.attach(spec.epoch, spec.plan.rank)
+        told = client.attach(spec.epoch, spec.plan.rank)
 
 
 def _note(engine: EngineState, event: EngineEvent, ready: asyncio.Future[None]) -> None:

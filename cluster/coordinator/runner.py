@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import structlog
 
+from cluster.coordinator.adopt import left_behind
 from cluster.coordinator.coordinator import Coordinator
 from cluster.coordinator.drive import WATCH_SECONDS, drive, first_leaf
-from cluster.coordinator.epoch import Progress, Recipe, crashed, open_epoch
+from cluster.coordinator.epoch import Progress, Recipe, crashed, open_epoch, places
 from cluster.coordinator.members import Member, Members
 from cluster.core.config import Limits
 from cluster.core.errors import (
@@ -114,21 +115,23 @@ class Runner:
 
     async def _one_epoch(self, members: Sequence[Member], fitting: Fitting) -> None:
         """Form a group and drive it until it ends, which raises."""
-        self._epoch += 1
         coordinator = self._coordinator
         if not self.started.is_set():
             coordinator.waiting_for("loading the model")
+        first = not self._epoch
+        left = await left_behind(members, self._recipe) if first else []
+        adopt = bool(left) and {place.member for place in left} == set(members)
+        if adopt:
+            self._epoch, group = left[0].spec.epoch, left
+        else:
+            self._epoch += 1
+            group = await places(Epoch(self._epoch), members, fitting.kind, self._recipe)
         async with open_epoch(
-            Epoch(self._epoch),
-            members,
-            fitting.kind,
-            self._recipe,
-            self._progress,
-            self._members.failed,
-        ) as group:
+            group, self._recipe, self._progress, self._members.failed, adopt=adopt
+        ) as formed:
             coordinator.tokenizer = await self._tokenizer
             coordinator.limits, coordinator.model = fitting.limits, fitting.model
-            coordinator.group = group
+            coordinator.group = formed
             self._members.roster.worked([member.id for member in members])
             self.started.set()
             try:
@@ -136,10 +139,10 @@ class Runner:
                     tasks.create_task(self._watch_members(members), name="watch members")
                     await drive(
                         coordinator,
-                        group.epoch,
-                        group.ranks,
-                        trimmable=group.trimmable,
-                        disk_bytes=group.disk_bytes,
+                        formed.epoch,
+                        formed.ranks,
+                        trimmable=formed.trimmable,
+                        disk_bytes=formed.disk_bytes,
                     )
             finally:
                 coordinator.group = None
