@@ -107,9 +107,7 @@ STOP_SECONDS = 3.0
 longer: the next epoch does without it."""
 
 
-async def places(
-    epoch: Epoch, members: Sequence[Member], kind: str, recipe: Recipe
-) -> list[Place]:
+async def places(epoch: Epoch, members: Sequence[Member], kind: str, recipe: Recipe) -> list[Place]:
     """Orders for a new group, by rank. `kind` says how several ranks split the model: "tensor"
     or "pipeline". Raises NodeUnreachable."""
     hosts = [member for member in members for _ in range(member.ranks)]
@@ -160,9 +158,7 @@ async def open_epoch(
         async with asyncio.TaskGroup() as tasks:
             following = [
                 tasks.create_task(
-                    _follow(
-                        engine, spec, future, lambda: progress(engines), failed, adopt=adopt
-                    )
+                    _follow(engine, spec, future, lambda: progress(engines), failed, adopt=adopt)
                 )
                 for engine, spec, future in zip(engines, specs, ready, strict=True)
             ]

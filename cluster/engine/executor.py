@@ -62,20 +62,27 @@ class Executor:
         grammars: Callable[[int], Grammars] | None = None,
         shelf: Shelf | None = None,
     ) -> None:
-        """`grammars` makes rank 0's, given the vocabulary; without a `shelf`, nothing can be
-        saved."""
+        """`grammars` makes rank 0's, given the vocabulary; `shelf` as in `reset`."""
         self._loaded = loaded
         self._model = loaded.model
         self._agreement = Agreement(group)
-        self._shelf = shelf
+        self._alone = group is None
         self.vocab = self._warm_up()
         """Number of ids that the model tells apart."""
         samples = self._agreement.samples
         self._grammars = grammars(self.vocab) if grammars is not None and samples else None
-        self._slots = SlotTable(loaded)
-        self._batch = DecodeBatch(self._model, self._slots, alone=group is None)
-        self._sampler = Sampler(self.vocab)
         self._turns: dict[Slot, Turn] = {}
+        self._sampler = Sampler(self.vocab)
+        self.reset(shelf)
+
+    def reset(self, shelf: Shelf | None) -> None:
+        """Begin anew, with empty slots: to be called when `note` was told of all launches.
+        Without a `shelf`, nothing can be saved."""
+        self._shelf = shelf
+        for slot in list(self._turns):
+            self._leave(slot)
+        self._slots = SlotTable(self._loaded)
+        self._batch = DecodeBatch(self._model, self._slots, alone=self._alone)
         self._unsettled: Launch | None = None
         """The latest launch, if it changed what only its ids can tell: lengths (where there were
         drafts), a grammar's state."""

@@ -145,11 +145,12 @@ async def launched(
 
 
 @asynccontextmanager
-async def connected(engines: Sequence[Engine]) -> AsyncIterator[list[EngineClient]]:
+async def connected(engines: Sequence[Engine], **changes: Any) -> AsyncIterator[list[EngineClient]]:
+    """A client of each; `changes` are for their hello."""
     async with AsyncExitStack() as stack:
         yield [
             await stack.enter_async_context(
-                connect(engine.events[-1]["endpoint"], SECRET, hello(engine.spec))
+                connect(engine.events[-1]["endpoint"], SECRET, hello(engine.spec, **changes))
             )
             for engine in engines
         ]

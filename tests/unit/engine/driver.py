@@ -14,6 +14,7 @@ import mlx.core as mx
 from mlx_lm.generate import generate_step
 
 from cluster.core.cluster import ShardPlan
+from cluster.core.engine_protocol import PENDING
 from cluster.core.ids import Epoch, Rank, Seq, Slot
 from cluster.core.plan import Admit, Chunk, Step, StepResult
 from cluster.core.sampling import Sampling
@@ -21,7 +22,7 @@ from cluster.engine.executor import Executor
 from cluster.engine.grammar import Grammars
 from cluster.engine.group import Group
 from cluster.engine.loader import load
-from cluster.engine.loop import PENDING, StepLoop
+from cluster.engine.loop import StepLoop
 
 EPOCH = Epoch(7)
 ALONE = ShardPlan(1, Rank(0))
