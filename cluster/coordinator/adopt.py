@@ -1,4 +1,4 @@
-"""Engines that outlived their coordinator: the next one goes on with them, and nothing is loaded."""
+"""Engines that outlived their coordinator: the next one goes on with them; nothing is loaded."""
 
 from __future__ import annotations
 

@@ -237,7 +237,9 @@ async def _follow(
         except (SetupError, NotFound) as error:
             if not ready.done():
                 failed(engine.member)
-                raise LaunchFailed(str(error)) if isinstance(error, NotFound) else error
+                if isinstance(error, NotFound):
+                    raise LaunchFailed(str(error)) from error
+                raise
             if isinstance(error, NotFound) or loop.time() - heard > REACH_SECONDS:
                 host = engine.member.description.hostname
                 engine.exit = f"the engine of rank {engine.rank} on {host} is gone: {error}"

@@ -17,6 +17,7 @@ from cluster.wire import security
 from cluster.wire.node_codec import (
     description_from_wire,
     event_from_wire,
+    launch_from_wire,
     launch_to_wire,
 )
 from cluster.wire.status import restored
@@ -105,6 +106,14 @@ class NodeClient:
         async with aclosing(self._told(call)) as events:
             async for event in events:
                 yield event
+
+    async def orphans(self) -> tuple[LaunchSpec, ...]:
+        """What the engines were launched with that run there and that no call holds."""
+        with restored(self._peer):
+            reply = await self._stub.Orphans(
+                node_pb2.OrphansRequest(), timeout=ANSWER_SECONDS, metadata=self._metadata
+            )
+        return tuple(map(launch_from_wire, reply.engines))
 
     async def stop(self, epoch: Epoch, *, now: bool = False, seconds: float = STOP_SECONDS) -> int:
         """Kills every engine of an epoch; returns how many, once they are gone. With `now`,
