@@ -81,6 +81,15 @@ def serve(
             "can be split so."
         ),
     ] = Parallel.AUTO,
+    draft_model: Annotated[
+        str,
+        typer.Option(
+            help="Smaller model with the same vocabulary, named as --model is: it guesses the "
+            "next tokens, and the model checks several at once. Text stays the same; where "
+            "guesses are seldom right, it is left alone. It takes memory of the first rank.",
+            metavar="MODEL",
+        ),
+    ] = "",
     kv_bits: Annotated[
         int | None,
         typer.Option(
@@ -225,6 +234,7 @@ def serve(
 
         tandem serve
         tandem serve --model mlx-community/Qwen3-4B-4bit
+        tandem serve --model ./Qwen3-32B-4bit --draft-model ./Qwen3-0.6B-4bit
         tandem serve --local-ranks 2
         tandem key add laptop && tandem serve --host 192.168.1.10
         tandem serve --nodes 1 --host 192.168.1.10
@@ -256,6 +266,7 @@ def serve(
         token=read_token(token_file),
         orphan_grace=orphan_grace,
         parallel=parallel.value,
+        draft_model=draft_model,
         kv_bits=kv_bits or 0,
         kv_bytes=int((kv_gb or 0) * 2**30),
         pacing=Pacing(prefill_share=prefill_share),

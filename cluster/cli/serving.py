@@ -20,6 +20,7 @@ from api.access import OPEN_POLICY, AccessPolicy
 from api.app import create_app
 from api.server import server_config
 from api.streams import StreamLimits
+from cluster.cli.drafting import DraftFolder, draft_folder
 from cluster.cli.loading import LoadingBar
 from cluster.coordinator.coordinator import Coordinator
 from cluster.coordinator.epoch import Recipe
@@ -34,6 +35,7 @@ from cluster.model.config import context_length, read_config
 from cluster.model.digest import digest
 from cluster.model.folder import model_id, resolve
 from cluster.model.weights import tensor_bytes
+from cluster.placement.draft import draft_bytes
 from cluster.placement.kv import check_kv_bits
 from cluster.placement.room import Engine, room
 from cluster.placement.shard import check_plan
@@ -69,6 +71,8 @@ class Options:
     kv_bytes: int = 0
     """For caches on each rank; 0 for what fits."""
     pacing: Pacing = field(default_factory=Pacing)
+    draft_model: str = ""
+    """As `model`, of the one that drafts; empty for none."""
     kv_dir: str = ""
     """As in Recipe."""
     disk_bytes: int = 0
@@ -91,6 +95,11 @@ async def serve(options: Options, console: Console) -> None:
         config = read_config(folder)
         check_plan(config, options.world, options.parallel)
         check_kv_bits(config, options.kv_bits)
+        draft = None
+        if options.draft_model:
+            draft = await asyncio.to_thread(
+                draft_folder, options.draft_model, options.model, folder
+            )
         coordinator = _coordinator(options, config)
         recipe = Recipe(
             model=_anywhere(options.model),
@@ -99,6 +108,8 @@ async def serve(options: Options, console: Console) -> None:
             kv_dir=options.kv_dir,
             disk_bytes=options.disk_bytes,
             kv_bits=options.kv_bits,
+            draft_model=_anywhere(options.draft_model) if draft else "",
+            draft_digest=draft.digest if draft else "",
         )
         stopping = _stop_signals()
         async with asyncio.TaskGroup() as tasks:
@@ -115,7 +126,7 @@ async def serve(options: Options, console: Console) -> None:
                 asyncio.to_thread(Tokenizer.load, folder), name="load the tokenizer"
             )
             running = tasks.create_task(
-                _run(options, coordinator, recipe, folder, loading, console), name="epochs"
+                _run(options, coordinator, recipe, folder, draft, loading, console), name="epochs"
             )
             await asyncio.wait([stopping, running, serving], return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
@@ -138,6 +149,7 @@ def _coordinator(options: Options, config: dict[str, Any]) -> Coordinator:
         context=context_length(config),
         created=int(time.time()),
         demo=options.model == "demo",
+        draft=model_id(options.draft_model) if options.draft_model else "",
     )
     return Coordinator(model, limits=options.limits, pacing=options.pacing, clock=SystemClock())
 
@@ -147,6 +159,7 @@ async def _run(
     coordinator: Coordinator,
     recipe: Recipe,
     folder: Path,
+    draft: DraftFolder | None,
     tokenizer: asyncio.Task[Tokenizer],
     console: Console,
 ) -> None:
@@ -154,7 +167,7 @@ async def _run(
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         members = Members(coordinator.clock, options.token, tasks)
         await _gather(options, members, coordinator, console, stack)
-        fit = await asyncio.to_thread(_fitting, options, coordinator.model, recipe, folder)
+        fit = await asyncio.to_thread(_fitting, options, coordinator.model, recipe, folder, draft)
         bar = stack.enter_context(LoadingBar(console))
         runner = Runner(coordinator, tokenizer, members, fit, recipe, bar)
         tasks.create_task(_say_ready(runner, bar, options, coordinator, console))
@@ -185,7 +198,8 @@ async def _say_ready(
             "--tls-key encrypt them",
         )
     ranks = "1 rank" if options.world == 1 else f"{options.world} ranks"
-    _say(console, f"serving {coordinator.model.id} on {ranks} at {url}/v1")
+    drafts = f", drafts by {coordinator.model.draft}," if coordinator.model.draft else ""
+    _say(console, f"serving {coordinator.model.id}{drafts} on {ranks} at {url}/v1")
 
 
 def _say_blas(member: Member, console: Console) -> None:
@@ -194,7 +208,13 @@ def _say_blas(member: Member, console: Console) -> None:
     _say(console, line if blas.fast else f"{line} (slow): {blas.advice}")
 
 
-def _fitting(options: Options, model: ServedModel, recipe: Recipe, folder: Path) -> Fit:
+def _fitting(
+    options: Options,
+    model: ServedModel,
+    recipe: Recipe,
+    folder: Path,
+    draft: DraftFolder | None,
+) -> Fit:
     """What a group of members can serve: its caches hold what the rank with the least room
     beside its weights can."""
     config, sizes = read_config(folder), tensor_bytes(folder)
@@ -204,17 +224,22 @@ def _fitting(options: Options, model: ServedModel, recipe: Recipe, folder: Path)
         world = sum(member.ranks for member in members)
         kind = check_plan(config, world, options.parallel)
         nodes = [(member.description, member.ranks) for member in members]
+        fused = all(node.blas.name in ("Metal", "CUDA") for node, _ in nodes)
+        beside = draft_bytes(draft.config, draft.weight_bytes, fused=fused) if draft else 0
+        usable = [node.usable_bytes // ranks for node, ranks in nodes]
+        usable[0] -= beside  # the first member has rank 0
         engine = Engine(
             config=config,
             world=world,
             kind=kind,
             kv_bits=recipe.kv_bits,
             weight_bytes=rank_weight_bytes(config, sizes, world, kind),
-            usable_bytes=min(node.usable_bytes // ranks for node, ranks in nodes),
+            usable_bytes=min(usable),
             sequences=options.limits.sequences,
             context=model.context,
             cores=min(node.cores // ranks for node, ranks in nodes) or 1,
-            fused=all(node.blas.name in ("Metal", "CUDA") for node, _ in nodes),
+            fused=fused,
+            draft_bytes=beside,
         )
         space = room(engine, options.limits.kv_tokens, options.kv_bytes)
         limits = replace(

@@ -79,12 +79,14 @@ class Recipe:
     disk_bytes: int = 0
     """What they may take on each machine."""
     kv_bits: int = 0
-    """As in LaunchSpec."""
+    """As in LaunchSpec, as are the next two."""
+    draft_model: str = ""
+    draft_digest: str = ""
 
     def same(self, spec: LaunchSpec) -> bool:
         """An engine that was launched with `spec` does what this says."""
-        mine = (self.digest, self.kv_bits, self.kv_dir)
-        return mine == (spec.model_digest, spec.kv_bits, spec.kv_dir)
+        mine = (self.digest, self.kv_bits, self.kv_dir, self.draft_digest)
+        return mine == (spec.model_digest, spec.kv_bits, spec.kv_dir, spec.draft_digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,8 @@ async def places(epoch: Epoch, members: Sequence[Member], kind: str, recipe: Rec
                 threads=max(1, member.description.cores // member.ranks),
                 kv_bits=recipe.kv_bits,
                 kv_dir=recipe.kv_dir,
+                draft_model=recipe.draft_model,
+                draft_digest=recipe.draft_digest,
             ),
         )
         for rank, member in enumerate(hosts)

@@ -158,6 +158,10 @@ class LaunchSpec:
     """Bits of a cached value: 8 or 4, or 0 for the model's own type."""
     kv_dir: str = ""
     """Folder for prefixes on disk; empty for none."""
+    draft_model: str = ""
+    """As `model`, of the model that drafts; empty for none. Rank 0 loads it, the others must know
+    that there is one."""
+    draft_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ from cluster.core.plan import Step, StepResult
 from cluster.core.shelf import ShelfNews, ShelfOrder, Shelved
 from cluster.core.versions import versions
 from cluster.engine import memory, stdio
+from cluster.engine.agree import Agreement
+from cluster.engine.draft_model import DraftModel, load_draft
 from cluster.engine.executor import Executor
 from cluster.engine.grammar import Grammars
 from cluster.engine.group import form_group
@@ -141,11 +143,8 @@ class Engine:
         loading("weights" if here else "download", 0.0)
         folder = resolve(spec.model)
         found = digest(folder) if spec.model_digest or spec.kv_dir else ""
-        if spec.model_digest and found != spec.model_digest:
-            raise VersionMismatch(
-                f"the model in {folder} has digest {found[:12]}, the coordinator's "
-                f"{spec.model_digest[:12]}: they are not the same model"
-            )
+        if spec.model_digest:
+            _check_digest(folder, found, spec.model_digest)
         # Before the group is formed: the other ranks are not kept waiting for an answer.
         config = read_config(folder)
         check_plan(config, spec.plan.world, spec.plan.kind)
@@ -153,13 +152,19 @@ class Engine:
         if spec.kv_dir:
             self._digest = found
             self._shelf = self._open_shelf(self._answers)
+        drafting = self._draft_model() if spec.draft_model and spec.plan.rank == 0 else None
         group = form_group(spec)
         loaded = load(
             folder, spec.plan, group, lambda fraction: loading("weights", fraction), spec.kv_bits
         )
         loading("warm-up", 0.0)
+        draft_model = DraftModel(drafting, Agreement(group)) if spec.draft_model else None
         executor = Executor(
-            loaded, group, grammars=lambda vocab: Grammars(folder, vocab), shelf=self._shelf
+            loaded,
+            group,
+            grammars=lambda vocab: Grammars(folder, vocab),
+            shelf=self._shelf,
+            draft_model=draft_model,
         )
         loading("warm-up", 1.0)
         steps = StepLoop(executor, spec.epoch, self._deliver, rank=spec.plan.rank)
@@ -188,6 +193,22 @@ class Engine:
     def _fail(self, error: BaseException) -> None:
         self._answers.put_nowait(error)
         self.failure.set_result(error)
+
+    def _draft_model(self) -> LoadedModel:
+        """Load it, which takes little time beside the model's own loading."""
+        folder = resolve(self._spec.draft_model)
+        if self._spec.draft_digest:
+            _check_digest(folder, digest(folder), self._spec.draft_digest)
+        return load_draft(folder, lambda fraction: self._events.loading("weights", 0.0))
+
+
+def _check_digest(folder: Path, found: str, expected: str) -> None:
+    """Raises VersionMismatch."""
+    if found != expected:
+        raise VersionMismatch(
+            f"the model in {folder} has digest {found[:12]}, the coordinator's "
+            f"{expected[:12]}: they are not the same model"
+        )
 
 
 async def serve(started: float, events: stdio.Events) -> NoReturn:

@@ -74,6 +74,8 @@ def launch_to_wire(spec: LaunchSpec) -> node_pb2.LaunchRequest:
         threads=spec.threads,
         kv_bits=spec.kv_bits,
         kv_dir=spec.kv_dir,
+        draft_model=spec.draft_model,
+        draft_digest=spec.draft_digest,
     )
 
 
@@ -94,6 +96,8 @@ def launch_from_wire(message: node_pb2.LaunchRequest) -> LaunchSpec:
         threads=message.threads,
         kv_bits=message.kv_bits,
         kv_dir=message.kv_dir,
+        draft_model=message.draft_model,
+        draft_digest=message.draft_digest,
     )
 
 

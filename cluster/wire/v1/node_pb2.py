@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cluster.wire.v1 import engine_pb2 as cluster_dot_wire_dot_v1_dot_engine__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63luster/wire/v1/node.proto\x12\x0f\x63luster.wire.v1\x1a\x1c\x63luster/wire/v1/engine.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xb8\x02\n\x0fNodeDescription\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08hostname\x18\x02 \x01(\t\x12\x0c\n\x04\x63hip\x18\x03 \x01(\t\x12\r\n\x05\x63ores\x18\x04 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x04\x12\x14\n\x0cusable_bytes\x18\x06 \x01(\x04\x12\x0e\n\x06system\x18\x07 \x01(\t\x12+\n\x08versions\x18\x08 \x01(\x0b\x32\x19.cluster.wire.v1.Versions\x12#\n\x04\x62las\x18\t \x01(\x0b\x32\x15.cluster.wire.v1.Blas\x12+\n\taddresses\x18\n \x03(\x0b\x32\x18.cluster.wire.v1.Address\x12\x15\n\ragent_address\x18\x0b \x01(\t\x12\x13\n\x0bincarnation\x18\x0c \x01(\x04\"6\n\x07\x41\x64\x64ress\x12\x11\n\tinterface\x18\x01 \x01(\t\x12\n\n\x02ip\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\"C\n\x04\x42las\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07preload\x18\x02 \x01(\t\x12\x0c\n\x04\x66\x61st\x18\x03 \x01(\x08\x12\x0e\n\x06\x61\x64vice\x18\x04 \x01(\t\"$\n\x13ReservePortsRequest\x12\r\n\x05\x63ount\x18\x01 \x01(\r\"0\n\x11ReservePortsReply\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\r\n\x05ports\x18\x02 \x03(\r\"\xbd\x01\n\rLaunchRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x04 \x01(\t\x12(\n\x04plan\x18\x05 \x01(\x0b\x32\x1a.cluster.wire.v1.ShardPlan\x12\x0c\n\x04ring\x18\x06 \x03(\t\x12\x0f\n\x07threads\x18\x07 \x01(\r\x12\x0f\n\x07kv_bits\x18\x08 \x01(\r\x12\x0e\n\x06kv_dir\x18\t \x01(\t\"\x10\n\x0eOrphansRequest\"?\n\x0cOrphansReply\x12/\n\x07\x65ngines\x18\x01 \x03(\x0b\x32\x1e.cluster.wire.v1.LaunchRequest\",\n\rAttachRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0c\n\x04rank\x18\x02 \x01(\r\"\xec\x01\n\x0b\x45ngineEvent\x12+\n\x07started\x18\x01 \x01(\x0b\x32\x18.cluster.wire.v1.StartedH\x00\x12+\n\x07loading\x18\x02 \x01(\x0b\x32\x18.cluster.wire.v1.LoadingH\x00\x12\'\n\x05ready\x18\x03 \x01(\x0b\x32\x16.cluster.wire.v1.ReadyH\x00\x12\'\n\x05\x61live\x18\x04 \x01(\x0b\x32\x16.cluster.wire.v1.AliveH\x00\x12)\n\x06\x65xited\x18\x05 \x01(\x0b\x32\x17.cluster.wire.v1.ExitedH\x00\x42\x06\n\x04kind\"\x16\n\x07Started\x12\x0b\n\x03pid\x18\x01 \x01(\r\")\n\x07Loading\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\x10\n\x08\x66raction\x18\x02 \x01(\x01\"*\n\x05Ready\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"/\n\x05\x41live\x12\x11\n\trss_bytes\x18\x01 \x01(\x04\x12\x13\n\x0b\x63pu_seconds\x18\x02 \x01(\x01\"*\n\x06\x45xited\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x12\n\nlast_words\x18\x02 \x01(\t\"\x0e\n\x0cLeaseRequest\"\x06\n\x04\x42\x65\x61t\")\n\x0bStopRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0b\n\x03now\x18\x02 \x01(\x08\"\x1c\n\tStopReply\x12\x0f\n\x07stopped\x18\x01 \x01(\r\"=\n\x0bJoinRequest\x12.\n\x04node\x18\x01 \x01(\x0b\x32 .cluster.wire.v1.NodeDescription\"i\n\tJoinEvent\x12+\n\x07welcome\x18\x01 \x01(\x0b\x32\x18.cluster.wire.v1.WelcomeH\x00\x12\'\n\x05\x61live\x18\x02 \x01(\x0b\x32\x16.cluster.wire.v1.AliveH\x00\x42\x06\n\x04kind\"\x1a\n\x07Welcome\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t2\x92\x04\n\x04Node\x12N\n\x08\x44\x65scribe\x12 .cluster.wire.v1.DescribeRequest\x1a .cluster.wire.v1.NodeDescription\x12X\n\x0cReservePorts\x12$.cluster.wire.v1.ReservePortsRequest\x1a\".cluster.wire.v1.ReservePortsReply\x12H\n\x06Launch\x12\x1e.cluster.wire.v1.LaunchRequest\x1a\x1c.cluster.wire.v1.EngineEvent0\x01\x12H\n\x06\x41ttach\x12\x1e.cluster.wire.v1.AttachRequest\x1a\x1c.cluster.wire.v1.EngineEvent0\x01\x12I\n\x07Orphans\x12\x1f.cluster.wire.v1.OrphansRequest\x1a\x1d.cluster.wire.v1.OrphansReply\x12@\n\x04Stop\x12\x1c.cluster.wire.v1.StopRequest\x1a\x1a.cluster.wire.v1.StopReply\x12?\n\x05Lease\x12\x1d.cluster.wire.v1.LeaseRequest\x1a\x15.cluster.wire.v1.Beat0\x01\x32N\n\x08Registry\x12\x42\n\x04Join\x12\x1c.cluster.wire.v1.JoinRequest\x1a\x1a.cluster.wire.v1.JoinEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63luster/wire/v1/node.proto\x12\x0f\x63luster.wire.v1\x1a\x1c\x63luster/wire/v1/engine.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xb8\x02\n\x0fNodeDescription\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08hostname\x18\x02 \x01(\t\x12\x0c\n\x04\x63hip\x18\x03 \x01(\t\x12\r\n\x05\x63ores\x18\x04 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x04\x12\x14\n\x0cusable_bytes\x18\x06 \x01(\x04\x12\x0e\n\x06system\x18\x07 \x01(\t\x12+\n\x08versions\x18\x08 \x01(\x0b\x32\x19.cluster.wire.v1.Versions\x12#\n\x04\x62las\x18\t \x01(\x0b\x32\x15.cluster.wire.v1.Blas\x12+\n\taddresses\x18\n \x03(\x0b\x32\x18.cluster.wire.v1.Address\x12\x15\n\ragent_address\x18\x0b \x01(\t\x12\x13\n\x0bincarnation\x18\x0c \x01(\x04\"6\n\x07\x41\x64\x64ress\x12\x11\n\tinterface\x18\x01 \x01(\t\x12\n\n\x02ip\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\"C\n\x04\x42las\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07preload\x18\x02 \x01(\t\x12\x0c\n\x04\x66\x61st\x18\x03 \x01(\x08\x12\x0e\n\x06\x61\x64vice\x18\x04 \x01(\t\"$\n\x13ReservePortsRequest\x12\r\n\x05\x63ount\x18\x01 \x01(\r\"0\n\x11ReservePortsReply\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\r\n\x05ports\x18\x02 \x03(\r\"\xe8\x01\n\rLaunchRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x04 \x01(\t\x12(\n\x04plan\x18\x05 \x01(\x0b\x32\x1a.cluster.wire.v1.ShardPlan\x12\x0c\n\x04ring\x18\x06 \x03(\t\x12\x0f\n\x07threads\x18\x07 \x01(\r\x12\x0f\n\x07kv_bits\x18\x08 \x01(\r\x12\x0e\n\x06kv_dir\x18\t \x01(\t\x12\x13\n\x0b\x64raft_model\x18\n \x01(\t\x12\x14\n\x0c\x64raft_digest\x18\x0b \x01(\t\"\x10\n\x0eOrphansRequest\"?\n\x0cOrphansReply\x12/\n\x07\x65ngines\x18\x01 \x03(\x0b\x32\x1e.cluster.wire.v1.LaunchRequest\",\n\rAttachRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0c\n\x04rank\x18\x02 \x01(\r\"\xec\x01\n\x0b\x45ngineEvent\x12+\n\x07started\x18\x01 \x01(\x0b\x32\x18.cluster.wire.v1.StartedH\x00\x12+\n\x07loading\x18\x02 \x01(\x0b\x32\x18.cluster.wire.v1.LoadingH\x00\x12\'\n\x05ready\x18\x03 \x01(\x0b\x32\x16.cluster.wire.v1.ReadyH\x00\x12\'\n\x05\x61live\x18\x04 \x01(\x0b\x32\x16.cluster.wire.v1.AliveH\x00\x12)\n\x06\x65xited\x18\x05 \x01(\x0b\x32\x17.cluster.wire.v1.ExitedH\x00\x42\x06\n\x04kind\"\x16\n\x07Started\x12\x0b\n\x03pid\x18\x01 \x01(\r\")\n\x07Loading\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\x10\n\x08\x66raction\x18\x02 \x01(\x01\"*\n\x05Ready\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"/\n\x05\x41live\x12\x11\n\trss_bytes\x18\x01 \x01(\x04\x12\x13\n\x0b\x63pu_seconds\x18\x02 \x01(\x01\"*\n\x06\x45xited\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x12\n\nlast_words\x18\x02 \x01(\t\"\x0e\n\x0cLeaseRequest\"\x06\n\x04\x42\x65\x61t\")\n\x0bStopRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0b\n\x03now\x18\x02 \x01(\x08\"\x1c\n\tStopReply\x12\x0f\n\x07stopped\x18\x01 \x01(\r\"=\n\x0bJoinRequest\x12.\n\x04node\x18\x01 \x01(\x0b\x32 .cluster.wire.v1.NodeDescription\"i\n\tJoinEvent\x12+\n\x07welcome\x18\x01 \x01(\x0b\x32\x18.cluster.wire.v1.WelcomeH\x00\x12\'\n\x05\x61live\x18\x02 \x01(\x0b\x32\x16.cluster.wire.v1.AliveH\x00\x42\x06\n\x04kind\"\x1a\n\x07Welcome\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t2\x92\x04\n\x04Node\x12N\n\x08\x44\x65scribe\x12 .cluster.wire.v1.DescribeRequest\x1a .cluster.wire.v1.NodeDescription\x12X\n\x0cReservePorts\x12$.cluster.wire.v1.ReservePortsRequest\x1a\".cluster.wire.v1.ReservePortsReply\x12H\n\x06Launch\x12\x1e.cluster.wire.v1.LaunchRequest\x1a\x1c.cluster.wire.v1.EngineEvent0\x01\x12H\n\x06\x41ttach\x12\x1e.cluster.wire.v1.AttachRequest\x1a\x1c.cluster.wire.v1.EngineEvent0\x01\x12I\n\x07Orphans\x12\x1f.cluster.wire.v1.OrphansRequest\x1a\x1d.cluster.wire.v1.OrphansReply\x12@\n\x04Stop\x12\x1c.cluster.wire.v1.StopRequest\x1a\x1a.cluster.wire.v1.StopReply\x12?\n\x05Lease\x12\x1d.cluster.wire.v1.LeaseRequest\x1a\x15.cluster.wire.v1.Beat0\x01\x32N\n\x08Registry\x12\x42\n\x04Join\x12\x1c.cluster.wire.v1.JoinRequest\x1a\x1a.cluster.wire.v1.JoinEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,41 +45,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESERVEPORTSREPLY']._serialized_start=574
   _globals['_RESERVEPORTSREPLY']._serialized_end=622
   _globals['_LAUNCHREQUEST']._serialized_start=625
-  _globals['_LAUNCHREQUEST']._serialized_end=814
-  _globals['_ORPHANSREQUEST']._serialized_start=816
-  _globals['_ORPHANSREQUEST']._serialized_end=832
-  _globals['_ORPHANSREPLY']._serialized_start=834
-  _globals['_ORPHANSREPLY']._serialized_end=897
-  _globals['_ATTACHREQUEST']._serialized_start=899
-  _globals['_ATTACHREQUEST']._serialized_end=943
-  _globals['_ENGINEEVENT']._serialized_start=946
-  _globals['_ENGINEEVENT']._serialized_end=1182
-  _globals['_STARTED']._serialized_start=1184
-  _globals['_STARTED']._serialized_end=1206
-  _globals['_LOADING']._serialized_start=1208
-  _globals['_LOADING']._serialized_end=1249
-  _globals['_READY']._serialized_start=1251
-  _globals['_READY']._serialized_end=1293
-  _globals['_ALIVE']._serialized_start=1295
-  _globals['_ALIVE']._serialized_end=1342
-  _globals['_EXITED']._serialized_start=1344
-  _globals['_EXITED']._serialized_end=1386
-  _globals['_LEASEREQUEST']._serialized_start=1388
-  _globals['_LEASEREQUEST']._serialized_end=1402
-  _globals['_BEAT']._serialized_start=1404
-  _globals['_BEAT']._serialized_end=1410
-  _globals['_STOPREQUEST']._serialized_start=1412
-  _globals['_STOPREQUEST']._serialized_end=1453
-  _globals['_STOPREPLY']._serialized_start=1455
-  _globals['_STOPREPLY']._serialized_end=1483
-  _globals['_JOINREQUEST']._serialized_start=1485
-  _globals['_JOINREQUEST']._serialized_end=1546
-  _globals['_JOINEVENT']._serialized_start=1548
-  _globals['_JOINEVENT']._serialized_end=1653
-  _globals['_WELCOME']._serialized_start=1655
-  _globals['_WELCOME']._serialized_end=1681
-  _globals['_NODE']._serialized_start=1684
-  _globals['_NODE']._serialized_end=2214
-  _globals['_REGISTRY']._serialized_start=2216
-  _globals['_REGISTRY']._serialized_end=2294
+  _globals['_LAUNCHREQUEST']._serialized_end=857
+  _globals['_ORPHANSREQUEST']._serialized_start=859
+  _globals['_ORPHANSREQUEST']._serialized_end=875
+  _globals['_ORPHANSREPLY']._serialized_start=877
+  _globals['_ORPHANSREPLY']._serialized_end=940
+  _globals['_ATTACHREQUEST']._serialized_start=942
+  _globals['_ATTACHREQUEST']._serialized_end=986
+  _globals['_ENGINEEVENT']._serialized_start=989
+  _globals['_ENGINEEVENT']._serialized_end=1225
+  _globals['_STARTED']._serialized_start=1227
+  _globals['_STARTED']._serialized_end=1249
+  _globals['_LOADING']._serialized_start=1251
+  _globals['_LOADING']._serialized_end=1292
+  _globals['_READY']._serialized_start=1294
+  _globals['_READY']._serialized_end=1336
+  _globals['_ALIVE']._serialized_start=1338
+  _globals['_ALIVE']._serialized_end=1385
+  _globals['_EXITED']._serialized_start=1387
+  _globals['_EXITED']._serialized_end=1429
+  _globals['_LEASEREQUEST']._serialized_start=1431
+  _globals['_LEASEREQUEST']._serialized_end=1445
+  _globals['_BEAT']._serialized_start=1447
+  _globals['_BEAT']._serialized_end=1453
+  _globals['_STOPREQUEST']._serialized_start=1455
+  _globals['_STOPREQUEST']._serialized_end=1496
+  _globals['_STOPREPLY']._serialized_start=1498
+  _globals['_STOPREPLY']._serialized_end=1526
+  _globals['_JOINREQUEST']._serialized_start=1528
+  _globals['_JOINREQUEST']._serialized_end=1589
+  _globals['_JOINEVENT']._serialized_start=1591
+  _globals['_JOINEVENT']._serialized_end=1696
+  _globals['_WELCOME']._serialized_start=1698
+  _globals['_WELCOME']._serialized_end=1724
+  _globals['_NODE']._serialized_start=1727
+  _globals['_NODE']._serialized_end=2257
+  _globals['_REGISTRY']._serialized_start=2259
+  _globals['_REGISTRY']._serialized_end=2337
 # @@protoc_insertion_point(module_scope)

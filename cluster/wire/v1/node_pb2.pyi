@@ -208,6 +208,8 @@ class LaunchRequest(_message.Message):
     THREADS_FIELD_NUMBER: _builtins.int
     KV_BITS_FIELD_NUMBER: _builtins.int
     KV_DIR_FIELD_NUMBER: _builtins.int
+    DRAFT_MODEL_FIELD_NUMBER: _builtins.int
+    DRAFT_DIGEST_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     secret: _builtins.str
     """of the epoch; the engine answers to nothing else"""
@@ -221,6 +223,10 @@ class LaunchRequest(_message.Message):
     """of a cached value: 8 or 4; 0 for the model's own type"""
     kv_dir: _builtins.str
     """folder for prefixes on disk; empty for none"""
+    draft_model: _builtins.str
+    """as model, of the one that drafts; empty for none"""
+    draft_digest: _builtins.str
+    """expected, as model_digest"""
     @_builtins.property
     def plan(self) -> _engine_pb2.ShardPlan: ...
     @_builtins.property
@@ -239,10 +245,12 @@ class LaunchRequest(_message.Message):
         threads: _builtins.int = ...,
         kv_bits: _builtins.int = ...,
         kv_dir: _builtins.str = ...,
+        draft_model: _builtins.str = ...,
+        draft_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "kv_bits", b"kv_bits", "kv_dir", b"kv_dir", "model", b"model", "model_digest", b"model_digest", "plan", b"plan", "ring", b"ring", "secret", b"secret", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_digest", b"draft_digest", "draft_model", b"draft_model", "epoch", b"epoch", "kv_bits", b"kv_bits", "kv_dir", b"kv_dir", "model", b"model", "model_digest", b"model_digest", "plan", b"plan", "ring", b"ring", "secret", b"secret", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -40,6 +40,7 @@ NODE = NodeDescription(
 SPEC = LaunchSpec(
     epoch=Epoch(3), secret="s", model="demo", model_digest="d",
     plan=ShardPlan(2, Rank(1), "tensor", "ring"), ring=("a:1", "b:2"), threads=4,
+    kv_bits=8, kv_dir="/kv", draft_model="small", draft_digest="e",
 )  # fmt: skip
 
 
