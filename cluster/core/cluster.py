@@ -114,6 +114,12 @@ class Address:
     ip: str
     kind: str
     """"thunderbolt", "ethernet", "wifi", "loopback" or "other"."""
+    speed_mbps: int = 0
+    """Of the interface, in 10^6 bits per second; 0 when it does not say."""
+    mtu: int = 0
+    """Bytes; 0 when not known."""
+    rdma: str = ""
+    """RDMA device of the interface with an active port ("rdma_en5"); empty for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +142,12 @@ class NodeDescription:
     agent_address: str
     """"host:port" of the agent's gRPC service."""
     incarnation: int = 0
-    """Of the agent: grows with each start."""
+    """Grows with each start of an agent of this machine; `cluster.core.identity` compares."""
+    boot_id: str = ""
+    """Of the running system: one machine has one at a time, and a copied disk does not copy it.
+    Empty when it can't be known."""
+    instance: str = ""
+    """Random, of this agent process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +173,8 @@ class LaunchSpec:
     """As `model`, of the model that drafts; empty for none. Rank 0 loads it, the others must know
     that there is one."""
     draft_digest: str = ""
+    rdma: tuple[tuple[str, ...], ...] = ()
+    """For jaccl, by rank: its RDMA device towards each rank, "" towards itself; else empty."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ class Hardware:
     system: str
     machine_id: str
     """Of the machine, not of Tandem; never leaves it."""
+    boot_id: str = ""
+    """Of the running system; empty when it can't be known."""
 
 
 def read_hardware() -> Hardware:
@@ -40,9 +42,13 @@ def read_hardware() -> Hardware:
 
 def node_id(hardware: Hardware, host: str, port: int) -> str:
     """Stable for one machine and agent address; `port` is 0 when any free one is taken."""
-    seed = f"{hardware.machine_id} {host} {port}"
     short = hardware.hostname.split(".")[0] or "node"
-    return f"{short}-{hashlib.sha256(seed.encode()).hexdigest()[:8]}"
+    return f"{short}-{_digest('node', f'{hardware.machine_id} {host} {port}')[:8]}"
+
+
+def _digest(use: str, text: str) -> str:
+    """Of `text`, for one use of Tandem's: what it is of can't be told, nor linked to others."""
+    return hashlib.sha256(f"tandem {use} {text}".encode()).hexdigest()
 
 
 def metal_usable(memory_bytes: int, wired_limit_mb: int) -> int:
@@ -118,6 +124,7 @@ def _read_macos() -> Hardware:
         system=f"macOS {platform.mac_ver()[0]}",
         machine_id=parse_platform_uuid(ask("ioreg", "-rd1", "-c", "IOPlatformExpertDevice"))
         or f"mac-{uuid.getnode():x}",
+        boot_id=_boot_id(ask("sysctl", "-n", "kern.bootsessionuuid")),
     )
 
 
@@ -138,7 +145,12 @@ def _read_linux() -> Hardware:
         usable_bytes=linux_usable(memory),
         system=f"Linux {release}",
         machine_id=machine_id,
+        boot_id=_boot_id(_text("/proc/sys/kernel/random/boot_id")),
     )
+
+
+def _boot_id(text: str) -> str:
+    return _digest("boot", text.strip())[:16] if text.strip() else ""
 
 
 def _text(path: str) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -13,6 +13,7 @@ import grpc
 from cluster.core.cluster import EngineEvent, LaunchSpec, NodeDescription
 from cluster.core.errors import NodeUnreachable
 from cluster.core.ids import Epoch, Rank
+from cluster.core.link import Listening, ProbeOrder, ProbeResult
 from cluster.wire import security
 from cluster.wire.node_codec import (
     description_from_wire,
@@ -20,6 +21,7 @@ from cluster.wire.node_codec import (
     launch_from_wire,
     launch_to_wire,
 )
+from cluster.wire.probe_codec import listening_from_wire, probe_to_wire, probed_from_wire
 from cluster.wire.status import restored
 from cluster.wire.v1 import node_pb2, node_pb2_grpc
 
@@ -75,15 +77,48 @@ class NodeClient:
             )
         return description_from_wire(reply)
 
-    async def reserve_ports(self, count: int) -> tuple[str, tuple[int, ...]]:
-        """The agent's address for data and ports that were free on it a moment ago."""
+    async def reserve_ports(self, count: int, host: str = "") -> tuple[str, tuple[int, ...]]:
+        """`host`, an address of the agent's machine, or the one that the agent listens on, and
+        ports that were free on it a moment ago. Raises BadConfiguration when it has none."""
         with restored(self._peer):
             reply = await self._stub.ReservePorts(
-                node_pb2.ReservePortsRequest(count=count),
+                node_pb2.ReservePortsRequest(count=count, host=host),
                 timeout=ANSWER_SECONDS,
                 metadata=self._metadata,
             )
         return reply.host, tuple(reply.ports)
+
+    @asynccontextmanager
+    async def listening(
+        self, hosts: Sequence[str], *, seconds: float, clients: int
+    ) -> AsyncIterator[Listening]:
+        """Listeners for probes on addresses of the agent's machine, for as long as this is
+        entered, and at most `seconds` and `clients` connections."""
+        request = node_pb2.ListenRequest(hosts=hosts, seconds=seconds, clients=clients)
+        call = self._stub.Listen(request, timeout=seconds + ANSWER_SECONDS, metadata=self._metadata)
+        try:
+            with restored(self._peer):
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    message = await anext(call.__aiter__(), None)
+        except TimeoutError as error:
+            call.cancel()
+            raise NodeUnreachable(f"{self._peer} did not answer in time") from error
+        if message is None:
+            raise NodeUnreachable(f"{self._peer} opened no listener")
+        try:
+            yield listening_from_wire(message)
+        finally:
+            call.cancel()
+
+    async def probe(self, order: ProbeOrder) -> ProbeResult:
+        """What the link from this agent's machine to a listener of another is like."""
+        with restored(self._peer):
+            reply = await self._stub.Probe(
+                probe_to_wire(order),
+                timeout=ANSWER_SECONDS + order.seconds,
+                metadata=self._metadata,
+            )
+        return probed_from_wire(reply)
 
     async def launch(self, spec: LaunchSpec) -> AsyncGenerator[EngineEvent, None]:
         """Starts an engine and yields its events: Started, Loading..., Ready, and Exited last.

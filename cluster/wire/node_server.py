@@ -12,6 +12,7 @@ import grpc
 from cluster.core.cluster import EngineEvent, LaunchSpec, NodeDescription
 from cluster.core.errors import TandemError
 from cluster.core.ids import Epoch, Rank
+from cluster.core.link import Listening, ProbeOrder, ProbeResult
 from cluster.wire import security
 from cluster.wire.node_codec import (
     description_to_wire,
@@ -19,6 +20,7 @@ from cluster.wire.node_codec import (
     launch_from_wire,
     launch_to_wire,
 )
+from cluster.wire.probe_codec import listening_to_wire, probe_from_wire, probed_to_wire
 from cluster.wire.status import abort
 from cluster.wire.v1 import node_pb2, node_pb2_grpc
 
@@ -36,8 +38,19 @@ class NodeHandler(Protocol):
 
     def describe(self) -> NodeDescription: ...
 
-    def reserve_ports(self, count: int) -> tuple[str, tuple[int, ...]]:
-        """An address of this machine and ports that were free on it a moment ago."""
+    def reserve_ports(self, count: int, host: str = "") -> tuple[str, tuple[int, ...]]:
+        """`host`, or this agent's address, and ports that were free on it a moment ago."""
+        ...
+
+    def listen(
+        self, hosts: Sequence[str], seconds: float, clients: int
+    ) -> AsyncGenerator[Listening, None]:
+        """Opens listeners for probes and tells of them once; closing the generator closes
+        them, and it ends by itself after `seconds`."""
+        ...
+
+    async def probe(self, order: ProbeOrder) -> ProbeResult:
+        """Measures the link to another agent's listener; says why when it can't be reached."""
         ...
 
     def launch(self, spec: LaunchSpec) -> AsyncGenerator[EngineEvent, None]:
@@ -111,10 +124,30 @@ class _Servicer(node_pb2_grpc.NodeServicer):
         self, request: node_pb2.ReservePortsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> node_pb2.ReservePortsReply:
         try:
-            host, ports = self._handler.reserve_ports(min(request.count, MOST_PORTS))
+            count = min(request.count, MOST_PORTS)
+            host, ports = self._handler.reserve_ports(count, request.host)
         except TandemError as error:
             await abort(context, error)
         return node_pb2.ReservePortsReply(host=host, ports=ports)
+
+    async def Listen(  # type: ignore[override]  # noqa: N802
+        self, request: node_pb2.ListenRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        try:
+            listening = self._handler.listen(tuple(request.hosts), request.seconds, request.clients)
+            async with aclosing(listening) as messages:
+                async for message in messages:
+                    await context.write(listening_to_wire(message))
+        except TandemError as error:
+            await abort(context, error)
+
+    async def Probe(  # noqa: N802
+        self, request: node_pb2.ProbeRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> node_pb2.ProbeReply:
+        try:
+            return probed_to_wire(await self._handler.probe(probe_from_wire(request)))
+        except TandemError as error:
+            await abort(context, error)
 
     async def Launch(  # type: ignore[override]  # noqa: N802
         self, request: node_pb2.LaunchRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -57,6 +58,7 @@ class Members:
             self.now.remove(node)
 
 
+@cache
 def node(address: str = "127.0.0.2:7000") -> NodeDescription:
     agent = make_agent()
     agent.address = address

@@ -46,6 +46,16 @@ class NodeStub:
                 request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.ReservePortsRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.ReservePortsReply.FromString,
                 _registered_method=True)
+        self.Listen = channel.unary_stream(
+                '/cluster.wire.v1.Node/Listen',
+                request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.ListenRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.Listening.FromString,
+                _registered_method=True)
+        self.Probe = channel.unary_unary(
+                '/cluster.wire.v1.Node/Probe',
+                request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.ProbeRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.ProbeReply.FromString,
+                _registered_method=True)
         self.Launch = channel.unary_stream(
                 '/cluster.wire.v1.Node/Launch',
                 request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.LaunchRequest.SerializeToString,
@@ -85,7 +95,22 @@ class NodeServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReservePorts(self, request, context):
-        """Ports that were free a moment ago on the agent's address, for a group's data plane.
+        """Ports that were free a moment ago on an address of the agent, for a group's data plane.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Listen(self, request, context):
+        """Opens short-lived listeners on addresses of this machine, for Probe calls to other agents.
+        One message, then silence; the listeners live no longer than the call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Probe(self, request, context):
+        """Connects to a listener of another agent as the data plane would, and measures the link.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,6 +166,16 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.ReservePorts,
                     request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.ReservePortsRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.ReservePortsReply.SerializeToString,
+            ),
+            'Listen': grpc.unary_stream_rpc_method_handler(
+                    servicer.Listen,
+                    request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.ListenRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.Listening.SerializeToString,
+            ),
+            'Probe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Probe,
+                    request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.ProbeRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.ProbeReply.SerializeToString,
             ),
             'Launch': grpc.unary_stream_rpc_method_handler(
                     servicer.Launch,
@@ -224,6 +259,60 @@ class Node:
             '/cluster.wire.v1.Node/ReservePorts',
             cluster_dot_wire_dot_v1_dot_node__pb2.ReservePortsRequest.SerializeToString,
             cluster_dot_wire_dot_v1_dot_node__pb2.ReservePortsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Listen(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cluster.wire.v1.Node/Listen',
+            cluster_dot_wire_dot_v1_dot_node__pb2.ListenRequest.SerializeToString,
+            cluster_dot_wire_dot_v1_dot_node__pb2.Listening.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Probe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cluster.wire.v1.Node/Probe',
+            cluster_dot_wire_dot_v1_dot_node__pb2.ProbeRequest.SerializeToString,
+            cluster_dot_wire_dot_v1_dot_node__pb2.ProbeReply.FromString,
             options,
             channel_credentials,
             insecure,

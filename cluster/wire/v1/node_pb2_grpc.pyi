@@ -37,7 +37,13 @@ class NodeStub:
     def __new__(cls, channel: _aio.Channel) -> NodeAsyncStub: ...
     Describe: _grpc.UnaryUnaryMultiCallable[_node_pb2.DescribeRequest, _node_pb2.NodeDescription]
     ReservePorts: _grpc.UnaryUnaryMultiCallable[_node_pb2.ReservePortsRequest, _node_pb2.ReservePortsReply]
-    """Ports that were free a moment ago on the agent's address, for a group's data plane."""
+    """Ports that were free a moment ago on an address of the agent, for a group's data plane."""
+    Listen: _grpc.UnaryStreamMultiCallable[_node_pb2.ListenRequest, _node_pb2.Listening]
+    """Opens short-lived listeners on addresses of this machine, for Probe calls to other agents.
+    One message, then silence; the listeners live no longer than the call.
+    """
+    Probe: _grpc.UnaryUnaryMultiCallable[_node_pb2.ProbeRequest, _node_pb2.ProbeReply]
+    """Connects to a listener of another agent as the data plane would, and measures the link."""
     Launch: _grpc.UnaryStreamMultiCallable[_node_pb2.LaunchRequest, _node_pb2.EngineEvent]
     """Starts one engine and tells of its life. The engine lives no longer than this call plus
     the agent's orphan grace: cancelling the call is how the coordinator lets go.
@@ -64,7 +70,13 @@ class NodeAsyncStub(NodeStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Describe: _aio.UnaryUnaryMultiCallable[_node_pb2.DescribeRequest, _node_pb2.NodeDescription]  # type: ignore[assignment]
     ReservePorts: _aio.UnaryUnaryMultiCallable[_node_pb2.ReservePortsRequest, _node_pb2.ReservePortsReply]  # type: ignore[assignment]
-    """Ports that were free a moment ago on the agent's address, for a group's data plane."""
+    """Ports that were free a moment ago on an address of the agent, for a group's data plane."""
+    Listen: _aio.UnaryStreamMultiCallable[_node_pb2.ListenRequest, _node_pb2.Listening]  # type: ignore[assignment]
+    """Opens short-lived listeners on addresses of this machine, for Probe calls to other agents.
+    One message, then silence; the listeners live no longer than the call.
+    """
+    Probe: _aio.UnaryUnaryMultiCallable[_node_pb2.ProbeRequest, _node_pb2.ProbeReply]  # type: ignore[assignment]
+    """Connects to a listener of another agent as the data plane would, and measures the link."""
     Launch: _aio.UnaryStreamMultiCallable[_node_pb2.LaunchRequest, _node_pb2.EngineEvent]  # type: ignore[assignment]
     """Starts one engine and tells of its life. The engine lives no longer than this call plus
     the agent's orphan grace: cancelling the call is how the coordinator lets go.
@@ -100,7 +112,25 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.ReservePortsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.ReservePortsReply, _abc.Awaitable[_node_pb2.ReservePortsReply]]:
-        """Ports that were free a moment ago on the agent's address, for a group's data plane."""
+        """Ports that were free a moment ago on an address of the agent, for a group's data plane."""
+
+    @_abc_1.abstractmethod
+    def Listen(
+        self,
+        request: _node_pb2.ListenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_node_pb2.Listening], _abc.AsyncIterator[_node_pb2.Listening]]:
+        """Opens short-lived listeners on addresses of this machine, for Probe calls to other agents.
+        One message, then silence; the listeners live no longer than the call.
+        """
+
+    @_abc_1.abstractmethod
+    def Probe(
+        self,
+        request: _node_pb2.ProbeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.ProbeReply, _abc.Awaitable[_node_pb2.ProbeReply]]:
+        """Connects to a listener of another agent as the data plane would, and measures the link."""
 
     @_abc_1.abstractmethod
     def Launch(
