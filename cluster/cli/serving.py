@@ -27,6 +27,7 @@ from cluster.coordinator.epoch import Recipe
 from cluster.coordinator.local_agent import LocalAgent
 from cluster.coordinator.members import Member, Members, check_reach
 from cluster.coordinator.runner import Fit, Fitting, Runner
+from cluster.coordinator.trust import Trust
 from cluster.core.clock import SystemClock
 from cluster.core.config import Limits, Pacing
 from cluster.core.errors import AddressInUse, BadConfiguration
@@ -41,7 +42,7 @@ from cluster.placement.room import Engine, room
 from cluster.placement.shard import check_plan
 from cluster.placement.weights import rank_weight_bytes
 from cluster.text.tokenizer import Tokenizer
-from cluster.wire.security import is_loopback, join_address, require_token
+from cluster.wire.security import is_loopback, join_address
 
 HTTP_STOP_SECONDS = 1
 """How long connections may take to end once their streams were told."""
@@ -61,7 +62,8 @@ class Options:
     """How many workers to wait for."""
     control: tuple[str, int]
     """Where workers join, and where this machine's engines listen."""
-    token: str | None
+    trust: Path | None
+    """Folder of the cluster's authority; None on loopback, where there need be none."""
     orphan_grace: float
     limits: Limits
     parallel: str = "auto"
@@ -165,7 +167,10 @@ async def _run(
 ) -> None:
     """Gather the members and keep an epoch running until cancelled."""
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
-        members = Members(coordinator.clock, options.token, tasks)
+        trust = None
+        if options.trust is not None:
+            trust = await stack.enter_async_context(Trust.open(options.trust))
+        members = Members(coordinator.clock, trust, tasks)
         await _gather(options, members, coordinator, console, stack)
         fit = await asyncio.to_thread(_fitting, options, coordinator.model, recipe, folder, draft)
         bar = stack.enter_context(LoadingBar(console))
@@ -265,20 +270,21 @@ async def _gather(
     """This machine's agent, those we call, and as many as are to join."""
     host, port = options.control
     if options.local_ranks:
-        require_token(host, options.token)
-        agent = LocalAgent.run(host, options.token, options.orphan_grace)
+        identity = members.trust.local if members.trust is not None else None
+        agent = LocalAgent.run(host, identity, options.orphan_grace)
         address = await stack.enter_async_context(agent)
         _say_blas(await members.call(address, options.local_ranks), console)
     for address in options.dialled:
         _say_blas(await members.call(address), console)
+    if options.joining or (options.dialled and members.trust is not None):  # those renew there
+        await stack.enter_async_context(members.listen(host, port))
     if not options.joining:
         return
     coordinator.waiting_for(f"{options.joining} workers to join")
-    await stack.enter_async_context(members.listen(host, port))
-    _say(
-        console,
-        f"waiting for {options.joining} to run: tandem worker --join {join_address(host, port)}",
-    )
+    command = f"tandem worker --join {join_address(host, port)}"
+    if members.trust is not None:
+        command += " --token TOKEN (`tandem token create` prints one)"
+    _say(console, f"waiting for {options.joining} to run: {command}")
     here = len(members.roster)
     wanted = here + options.joining
     while here < wanted:

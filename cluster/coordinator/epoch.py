@@ -282,9 +282,15 @@ async def _connected(
         clients = []
         for engine, spec in zip(engines, specs, strict=True):
             hello = Hello(spec.epoch, recipe.incarnation, versions(), recipe.digest, spec.plan)
-            clients.append(
-                await stack.enter_async_context(connect(engine.endpoint, spec.secret, hello))
+            member = engine.member
+            connection = connect(
+                engine.endpoint,
+                spec.secret,
+                hello,
+                member.client.identity,
+                member.description.node_id,
             )
+            clients.append(await stack.enter_async_context(connection))
         yield clients
 
 

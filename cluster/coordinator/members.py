@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Self
 
 import structlog
 
+from cluster.coordinator.trust import Trust
 from cluster.core.clock import Clock
 from cluster.core.cluster import NodeDescription
 from cluster.core.errors import BadConfiguration, NotAuthorized, TandemError
@@ -57,14 +58,15 @@ class Member:
 class Members:
     """All machines that were called or have joined. Implements RegistryHandler."""
 
-    def __init__(self, clock: Clock, token: str | None, tasks: asyncio.TaskGroup) -> None:
-        """`tasks` owns the tasks that attend to them."""
+    def __init__(self, clock: Clock, trust: Trust | None, tasks: asyncio.TaskGroup) -> None:
+        """`trust` says who may take part, and is needed beyond loopback; `tasks` owns the tasks
+        that attend to them."""
         self.cluster = socket.gethostname()
+        self.trust = trust
         self.roster = Roster()
         self.changed = asyncio.Event()
         """Set whenever a machine comes, goes or is to be drained."""
         self._clock = clock
-        self._token = token
         self._tasks = tasks
         self._members: dict[str, Member] = {}
         self._joined: dict[str, asyncio.Task[None]] = {}
@@ -72,12 +74,20 @@ class Members:
 
     @asynccontextmanager
     async def listen(self, host: str, port: int) -> AsyncIterator[Self]:
-        """Let workers join at host:port. Raises AddressInUse or BadConfiguration."""
-        server = await RegistryServer.start(host, port, self._token, self)
-        try:
+        """Let workers join at host:port, and with trust let machines enroll beside it. Raises
+        AddressInUse or BadConfiguration."""
+        async with AsyncExitStack() as stack:
+            if self.trust is not None:
+                await stack.enter_async_context(self.trust.enrolling(host, port))
+            server = await RegistryServer.start(
+                host,
+                port,
+                self,
+                self.trust.identity if self.trust is not None else None,
+                self.trust.authority if self.trust is not None else None,
+            )
+            stack.push_async_callback(server.stop)
             yield self
-        finally:
-            await server.stop()
 
     async def call(self, address: str, ranks: int = 1) -> Member:
         """The machine whose agent listens at "host:port", which from now on is attended to.
@@ -139,7 +149,8 @@ class Members:
         """Keep what is known of the agent at `address` current; tries again for ever, unless it
         can't be reached at `first`."""
         said = ""
-        async with NodeClient(address, token=self._token) as client:
+        identity = self.trust.identity if self.trust is not None else None
+        async with NodeClient(address, identity) as client:
             while True:
                 try:
                     member = await self._greet(client, ranks)
@@ -181,6 +192,9 @@ class Members:
         """Ask what machine it is. Raises NodeUnreachable, NotAuthorized, or VersionMismatch with
         every difference by name."""
         description = await client.describe()
+        if self.trust is not None:
+            self.trust.require(description.node_id)
+            await client.pin(description.node_id)
         require_same(description.versions, f"the node {description.hostname} ({client.address})")
         member = Member(client, description, ranks)
         self.roster.arrive(
@@ -212,5 +226,5 @@ def check_reach(members: Iterable[Member]) -> None:
     if inside and outside:
         raise BadConfiguration(
             f"engines on {inside[0]} can't be reached from {outside[0]}: give this machine's "
-            "address on that network with --control ADDRESS:PORT (and a join token)"
+            "address on that network with --control ADDRESS:PORT"
         )

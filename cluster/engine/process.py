@@ -33,6 +33,7 @@ from cluster.model.digest import digest
 from cluster.model.folder import resolve
 from cluster.placement.kv import check_kv_bits
 from cluster.placement.shard import check_plan
+from cluster.trust.identity import IdentityFile
 from cluster.wire.engine_server import EngineServer
 
 Answer = StepResult | ShelfNews | BaseException
@@ -215,10 +216,11 @@ async def serve(started: float, events: stdio.Events) -> NoReturn:
     """The whole life of the process after its first lines; `started` is on the monotonic clock."""
     server = engine = None
     try:
-        spec, host = stdio.read_spec()
+        spec, host, path = stdio.read_spec()
+        identity = IdentityFile(Path(path)) if path else None
         engine = Engine(spec, events)
         await engine.load()
-        server = EngineServer(engine, spec.secret)
+        server = EngineServer(engine, spec.secret, identity)
         await server.start(host)
         events.ready(server.endpoint, time.monotonic() - started)
         events.failed(await engine.failure)

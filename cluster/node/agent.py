@@ -26,6 +26,7 @@ from cluster.node.links import read_addresses
 from cluster.node.narrate import narrate
 from cluster.node.ports import Ports
 from cluster.node.probe import MOST_SECONDS, allowed, listeners, probe
+from cluster.trust.identity import IdentityFile
 
 MOST_ENGINES = 64
 MOST_LISTENING = 4
@@ -67,9 +68,11 @@ class Agent:
         say: Say = lambda line: None,
         kv_dir: str = "",
         incarnation: int = 0,
+        identity: IdentityFile | None = None,
     ) -> None:
         """`host` is the one address of this machine on which engines listen; `kv_dir`, if given,
-        takes the place of the folder for prefixes that a coordinator names."""
+        takes the place of the folder for prefixes that a coordinator names. With an identity the
+        machine has that one's id, and engines show its certificate."""
         self.blas = blas
         self.address = ""
         """"host:port" of the Node service; set by whoever starts that."""
@@ -77,6 +80,10 @@ class Agent:
         self._hardware = hardware
         self._addresses = addresses
         self._node_id = node_id(hardware, host, port)
+        self._identity = ""
+        if identity is not None:
+            self._node_id = identity.current().name.id
+            self._identity = str(identity.path)
         self._command = tuple(command)
         self._orphan_grace = orphan_grace
         self._silence = silence
@@ -93,7 +100,7 @@ class Agent:
     async def on_this_machine(
         cls, host: str, *, port: int = 0, command: Sequence[str] = ENGINE_COMMAND,
         orphan_grace: float = 10.0, silence: float = SILENCE_SECONDS,
-        say: Say = lambda line: None, kv_dir: str = "",
+        say: Say = lambda line: None, kv_dir: str = "", identity: IdentityFile | None = None,
     ) -> Agent:  # fmt: skip
         """An agent that has looked at this machine; raises BadConfiguration."""
         hardware, addresses, blas, incarnation = await asyncio.to_thread(
@@ -103,6 +110,7 @@ class Agent:
             host, hardware=hardware, addresses=addresses, blas=blas, port=port, command=command,
             orphan_grace=orphan_grace, silence=silence, say=say, kv_dir=kv_dir,
             incarnation=incarnation,
+            identity=identity,
         )  # fmt: skip
 
     @property
@@ -215,6 +223,7 @@ class Agent:
                 command=self._command,
                 environment=engine_environment(self.blas, launch.spec.threads),
                 say=self._say,
+                identity=self._identity,
             )
         finally:
             launch.begun.set()

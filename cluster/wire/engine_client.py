@@ -14,9 +14,10 @@ from cluster.core.errors import EpochEnded, NodeUnreachable, ProtocolError, Tand
 from cluster.core.plan import Step, StepResult
 from cluster.core.session import Session
 from cluster.core.shelf import ShelfNews, ShelfOrder, Shelved
+from cluster.trust.identity import IdentityFile
 from cluster.wire import security
 from cluster.wire.codec import news_from, order_to, result_from, step_to
-from cluster.wire.engine_stream import Stream, open_stream
+from cluster.wire.engine_stream import Door, Stream, open_stream
 from cluster.wire.line import Line
 from cluster.wire.status import lost, restore
 from cluster.wire.v1 import engine_pb2 as pb
@@ -47,11 +48,18 @@ class EngineClient:
     notices but by the time it takes.
     """
 
-    def __init__(self, endpoint: str, secret: str, hello: Hello) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        secret: str,
+        hello: Hello,
+        identity: IdentityFile | None = None,
+        node_id: str = "",
+    ) -> None:
         self._endpoint = endpoint
-        self._secret = secret
         self._ours = hello
         self._peer = f"the engine of rank {hello.plan.rank} at {endpoint}"
+        self._door = Door(endpoint, secret, self._peer, identity, node_id)
         self._session: Session[bytes] = Session()
         self._connection = AsyncExitStack()
         """The stream that is open now, and its channel."""
@@ -106,9 +114,7 @@ class EngineClient:
     async def open(self) -> None:
         """Begin the session. Raises VersionMismatch with every difference by name,
         NotAuthorized, ProtocolError or NodeUnreachable."""
-        opened = await self._connection.enter_async_context(
-            open_stream(self._endpoint, self._secret, self._ours, self._peer)
-        )
+        opened = await self._connection.enter_async_context(open_stream(self._door, self._ours))
         self.hello, self.shelved = opened.hello, opened.shelved
         self._stream = opened.stream
 
@@ -249,7 +255,7 @@ class EngineClient:
     async def _reopen(self) -> None:
         ours = replace(self._ours, received=self._session.received)
         opened = await self._connection.enter_async_context(
-            open_stream(self._endpoint, self._secret, ours, self._peer, ATTEMPT_SECONDS)
+            open_stream(self._door, ours, ATTEMPT_SECONDS)
         )
         assert opened.hello.received is not None  # _greet has checked it
         self._session.resume(opened.hello.received)
@@ -268,13 +274,20 @@ def _frame(number: int, acknowledged: int, body: bytes | None) -> bytes:
 
 
 @asynccontextmanager
-async def connect(endpoint: str, secret: str, hello: Hello) -> AsyncIterator[EngineClient]:
-    """Open an engine's stream and shake hands; closed on leaving.
+async def connect(
+    endpoint: str,
+    secret: str,
+    hello: Hello,
+    identity: IdentityFile | None = None,
+    node_id: str = "",
+) -> AsyncIterator[EngineClient]:
+    """Open an engine's stream and shake hands; closed on leaving. `identity` is needed beyond
+    loopback; the engine then shows the certificate of the machine `node_id`.
 
     Raises VersionMismatch with every difference by name, NotAuthorized, ProtocolError, or
     NodeUnreachable.
     """
-    client = EngineClient(endpoint, secret, hello)
+    client = EngineClient(endpoint, secret, hello, identity, node_id)
     try:
         await client.open()
         reading = asyncio.create_task(client.read(), name=f"read the engine at {endpoint}")

@@ -16,7 +16,9 @@ from cluster.core.errors import NotAuthorized, ProtocolError, StepRefused, Tande
 from cluster.core.plan import Step, StepResult
 from cluster.core.session import Session
 from cluster.core.shelf import ShelfNews, ShelfOrder, Shelved
-from cluster.wire import security
+from cluster.trust.certificate import Role
+from cluster.trust.identity import IdentityFile
+from cluster.wire import guard, security
 from cluster.wire.codec import (
     hello_from,
     hello_to,
@@ -68,9 +70,16 @@ class EngineHandler(Protocol):
 class EngineServer(engine_pb2_grpc.EngineServicer):
     """Serves one EngineHandler."""
 
-    def __init__(self, handler: EngineHandler, secret: str) -> None:
+    def __init__(
+        self, handler: EngineHandler, secret: str, identity: IdentityFile | None = None
+    ) -> None:
+        """Serve those who know the secret, and with an identity the coordinator of its cluster
+        alone."""
         self._handler = handler
-        self._server = security.server(security.secret(secret))
+        self._identity = identity
+        self._server = security.server(
+            *guard.admit(identity, Role.COORDINATOR), guard.SecretGuard(guard.secret(secret))
+        )
         self._fence: Fence[pb.FromEngine] = Fence()
         self._latest: _Stream | None = None
         """The stream that counts; it may have ended."""
@@ -79,7 +88,7 @@ class EngineServer(engine_pb2_grpc.EngineServicer):
 
     async def start(self, host: str) -> None:
         """Listen on a free port of `host`; `endpoint` then says where."""
-        self.endpoint = security.bind(self._server, host, 0)
+        self.endpoint = security.bind(self._server, host, 0, self._identity)
         await self._server.start()
 
     async def stop(self) -> None:

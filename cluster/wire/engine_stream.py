@@ -12,7 +12,9 @@ import grpc
 from cluster.core.cluster import Hello
 from cluster.core.errors import NodeUnreachable, NotAuthorized, ProtocolError, VersionMismatch
 from cluster.core.shelf import Shelved
-from cluster.wire import security
+from cluster.trust.certificate import Role
+from cluster.trust.identity import IdentityFile
+from cluster.wire import guard, security
 from cluster.wire.codec import hello_from, hello_to, shelved_from
 from cluster.wire.status import lost, restore
 from cluster.wire.v1 import engine_pb2 as pb
@@ -29,6 +31,21 @@ Stream = grpc.aio.StreamStreamCall[bytes, pb.FromEngine]
 
 
 @dataclass(frozen=True, slots=True)
+class Door:
+    """Where an engine listens, and what opens it."""
+
+    endpoint: str
+    secret: str
+    """Of the epoch."""
+    name: str
+    """Of the engine, for people."""
+    identity: IdentityFile | None = None
+    """What we show; needed beyond loopback."""
+    node_id: str = ""
+    """The engine then shows the certificate of this machine."""
+
+
+@dataclass(frozen=True, slots=True)
 class Opened:
     """A stream whose hellos match."""
 
@@ -41,7 +58,7 @@ class Opened:
 
 @asynccontextmanager
 async def open_stream(
-    endpoint: str, secret: str, hello: Hello, peer: str, seconds: float | None = None
+    door: Door, hello: Hello, seconds: float | None = None
 ) -> AsyncIterator[Opened]:
     """Open an engine's stream and shake hands, within `seconds` or CONNECT_SECONDS; closed on
     leaving.
@@ -50,13 +67,14 @@ async def open_stream(
     NodeUnreachable.
     """
     limit = CONNECT_SECONDS if seconds is None else seconds
-    async with security.channel(endpoint) as channel:
+    server_name = Role.NODE.server_name_of(door.node_id)
+    async with security.channel(door.endpoint, door.identity, server_name) as channel:
         try:
             async with asyncio.timeout(limit):
-                stream = await _call(channel, secret, hello)
-                opened = await _greet(stream, peer, hello)
+                stream = await _call(channel, door.secret, hello)
+                opened = await _greet(stream, door.name, hello)
         except TimeoutError as error:
-            raise NodeUnreachable(f"{peer} says nothing more after {limit:g} s") from error
+            raise NodeUnreachable(f"{door.name} says nothing more after {limit:g} s") from error
         try:
             yield opened
         finally:
@@ -75,7 +93,7 @@ async def _call(channel: grpc.aio.Channel, secret: str, hello: Hello) -> Stream:
     message = pb.ToEngine(hello=hello_to(hello)).SerializeToString()
     calls = 0
     while True:
-        stream = run(metadata=security.secret(secret).metadata)
+        stream = run(metadata=guard.secret(secret).metadata)
         calls += 1
         try:
             await stream.write(message)

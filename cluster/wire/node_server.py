@@ -13,7 +13,9 @@ from cluster.core.cluster import EngineEvent, LaunchSpec, NodeDescription
 from cluster.core.errors import TandemError
 from cluster.core.ids import Epoch, Rank
 from cluster.core.link import Listening, ProbeOrder, ProbeResult
-from cluster.wire import security
+from cluster.trust.certificate import Role
+from cluster.trust.identity import IdentityFile
+from cluster.wire import guard, security
 from cluster.wire.node_codec import (
     description_to_wire,
     event_to_wire,
@@ -83,18 +85,18 @@ class NodeServer:
 
     @classmethod
     async def start(
-        cls, host: str, port: int, token: str | None, handler: NodeHandler
+        cls, host: str, port: int, identity: IdentityFile | None, handler: NodeHandler
     ) -> NodeServer:
-        """Listen on host:port; port 0 picks a free one.
+        """Listen on host:port; port 0 picks a free one. With an identity for the coordinator of
+        its cluster alone.
 
-        Raises BadConfiguration when `host` is not loopback and there is no token, or when it
+        Raises BadConfiguration when `host` is not loopback and there is no identity, or when it
         is no address of this machine; AddressInUse.
         """
-        security.require_token(host, token)
-        server = security.server(security.token(token) if token is not None else None)
+        server = security.server(*guard.admit(identity, Role.COORDINATOR))
         over = asyncio.Event()
         node_pb2_grpc.add_NodeServicer_to_server(_Servicer(handler, over), server)
-        address = security.bind(server, host, port)
+        address = security.bind(server, host, port, identity)
         await server.start()
         return cls(server, address, over)
 

@@ -26,8 +26,7 @@ if _version_not_supported:
 
 
 class NodeStub:
-    """Served by the agent of each machine. Beyond loopback every call carries the join token in
-    the metadata key "tandem-token".
+    """Served by the agent of each machine, for the coordinator. Beyond loopback over mutual TLS.
     """
 
     def __init__(self, channel):
@@ -84,8 +83,7 @@ class NodeStub:
 
 
 class NodeServicer:
-    """Served by the agent of each machine. Beyond loopback every call carries the join token in
-    the metadata key "tandem-token".
+    """Served by the agent of each machine, for the coordinator. Beyond loopback over mutual TLS.
     """
 
     def Describe(self, request, context):
@@ -211,8 +209,7 @@ def add_NodeServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Node:
-    """Served by the agent of each machine. Beyond loopback every call carries the join token in
-    the metadata key "tandem-token".
+    """Served by the agent of each machine, for the coordinator. Beyond loopback over mutual TLS.
     """
 
     @staticmethod
@@ -459,8 +456,86 @@ class Node:
             _registered_method=True)
 
 
+class EnrollmentStub:
+    """Served by the coordinator to machines that have no certificate yet, on a port of its own (that of
+    Registry, and 2): TLS in which the server alone shows a certificate. Nothing else answers there.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Enroll = channel.unary_unary(
+                '/cluster.wire.v1.Enrollment/Enroll',
+                request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.EnrollRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.Certificate.FromString,
+                _registered_method=True)
+
+
+class EnrollmentServicer:
+    """Served by the coordinator to machines that have no certificate yet, on a port of its own (that of
+    Registry, and 2): TLS in which the server alone shows a certificate. Nothing else answers there.
+    """
+
+    def Enroll(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_EnrollmentServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Enroll': grpc.unary_unary_rpc_method_handler(
+                    servicer.Enroll,
+                    request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.EnrollRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.Certificate.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'cluster.wire.v1.Enrollment', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('cluster.wire.v1.Enrollment', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Enrollment:
+    """Served by the coordinator to machines that have no certificate yet, on a port of its own (that of
+    Registry, and 2): TLS in which the server alone shows a certificate. Nothing else answers there.
+    """
+
+    @staticmethod
+    def Enroll(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cluster.wire.v1.Enrollment/Enroll',
+            cluster_dot_wire_dot_v1_dot_node__pb2.EnrollRequest.SerializeToString,
+            cluster_dot_wire_dot_v1_dot_node__pb2.Certificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class RegistryStub:
-    """Served by the coordinator for `tandem worker --join`.
+    """Served by the coordinator for `tandem worker --join`. Beyond loopback over mutual TLS.
     """
 
     def __init__(self, channel):
@@ -474,15 +549,27 @@ class RegistryStub:
                 request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.JoinRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.JoinEvent.FromString,
                 _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/cluster.wire.v1.Registry/Renew',
+                request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.RenewRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.Certificate.FromString,
+                _registered_method=True)
 
 
 class RegistryServicer:
-    """Served by the coordinator for `tandem worker --join`.
+    """Served by the coordinator for `tandem worker --join`. Beyond loopback over mutual TLS.
     """
 
     def Join(self, request, context):
         """Announces an agent. Stays open for as long as the worker is a member; ends when the
         coordinator goes, and the worker then tries again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Renew(self, request, context):
+        """Another certificate for the machine that shows its present one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -496,6 +583,11 @@ def add_RegistryServicer_to_server(servicer, server):
                     request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.JoinRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.JoinEvent.SerializeToString,
             ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.RenewRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.Certificate.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'cluster.wire.v1.Registry', rpc_method_handlers)
@@ -505,7 +597,7 @@ def add_RegistryServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Registry:
-    """Served by the coordinator for `tandem worker --join`.
+    """Served by the coordinator for `tandem worker --join`. Beyond loopback over mutual TLS.
     """
 
     @staticmethod
@@ -525,6 +617,33 @@ class Registry:
             '/cluster.wire.v1.Registry/Join',
             cluster_dot_wire_dot_v1_dot_node__pb2.JoinRequest.SerializeToString,
             cluster_dot_wire_dot_v1_dot_node__pb2.JoinEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cluster.wire.v1.Registry/Renew',
+            cluster_dot_wire_dot_v1_dot_node__pb2.RenewRequest.SerializeToString,
+            cluster_dot_wire_dot_v1_dot_node__pb2.Certificate.FromString,
             options,
             channel_credentials,
             insecure,

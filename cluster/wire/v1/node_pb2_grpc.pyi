@@ -27,9 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class NodeStub:
-    """Served by the agent of each machine. Beyond loopback every call carries the join token in
-    the metadata key "tandem-token".
-    """
+    """Served by the agent of each machine, for the coordinator. Beyond loopback over mutual TLS."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -63,9 +61,7 @@ class NodeStub:
 
 @_typing.type_check_only
 class NodeAsyncStub(NodeStub):
-    """Served by the agent of each machine. Beyond loopback every call carries the join token in
-    the metadata key "tandem-token".
-    """
+    """Served by the agent of each machine, for the coordinator. Beyond loopback over mutual TLS."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Describe: _aio.UnaryUnaryMultiCallable[_node_pb2.DescribeRequest, _node_pb2.NodeDescription]  # type: ignore[assignment]
@@ -95,9 +91,7 @@ class NodeAsyncStub(NodeStub):
     """A sign of life every half second, for as long as the coordinator listens: the agent's lease."""
 
 class NodeServicer(metaclass=_abc_1.ABCMeta):
-    """Served by the agent of each machine. Beyond loopback every call carries the join token in
-    the metadata key "tandem-token".
-    """
+    """Served by the agent of each machine, for the coordinator. Beyond loopback over mutual TLS."""
 
     @_abc_1.abstractmethod
     def Describe(
@@ -180,8 +174,42 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
 
 def add_NodeServicer_to_server(servicer: NodeServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
+class EnrollmentStub:
+    """Served by the coordinator to machines that have no certificate yet, on a port of its own (that of
+    Registry, and 2): TLS in which the server alone shows a certificate. Nothing else answers there.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> EnrollmentAsyncStub: ...
+    Enroll: _grpc.UnaryUnaryMultiCallable[_node_pb2.EnrollRequest, _node_pb2.Certificate]
+
+@_typing.type_check_only
+class EnrollmentAsyncStub(EnrollmentStub):
+    """Served by the coordinator to machines that have no certificate yet, on a port of its own (that of
+    Registry, and 2): TLS in which the server alone shows a certificate. Nothing else answers there.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Enroll: _aio.UnaryUnaryMultiCallable[_node_pb2.EnrollRequest, _node_pb2.Certificate]  # type: ignore[assignment]
+
+class EnrollmentServicer(metaclass=_abc_1.ABCMeta):
+    """Served by the coordinator to machines that have no certificate yet, on a port of its own (that of
+    Registry, and 2): TLS in which the server alone shows a certificate. Nothing else answers there.
+    """
+
+    @_abc_1.abstractmethod
+    def Enroll(
+        self,
+        request: _node_pb2.EnrollRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.Certificate, _abc.Awaitable[_node_pb2.Certificate]]: ...
+
+def add_EnrollmentServicer_to_server(servicer: EnrollmentServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
 class RegistryStub:
-    """Served by the coordinator for `tandem worker --join`."""
+    """Served by the coordinator for `tandem worker --join`. Beyond loopback over mutual TLS."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -191,19 +219,23 @@ class RegistryStub:
     """Announces an agent. Stays open for as long as the worker is a member; ends when the
     coordinator goes, and the worker then tries again.
     """
+    Renew: _grpc.UnaryUnaryMultiCallable[_node_pb2.RenewRequest, _node_pb2.Certificate]
+    """Another certificate for the machine that shows its present one."""
 
 @_typing.type_check_only
 class RegistryAsyncStub(RegistryStub):
-    """Served by the coordinator for `tandem worker --join`."""
+    """Served by the coordinator for `tandem worker --join`. Beyond loopback over mutual TLS."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Join: _aio.UnaryStreamMultiCallable[_node_pb2.JoinRequest, _node_pb2.JoinEvent]  # type: ignore[assignment]
     """Announces an agent. Stays open for as long as the worker is a member; ends when the
     coordinator goes, and the worker then tries again.
     """
+    Renew: _aio.UnaryUnaryMultiCallable[_node_pb2.RenewRequest, _node_pb2.Certificate]  # type: ignore[assignment]
+    """Another certificate for the machine that shows its present one."""
 
 class RegistryServicer(metaclass=_abc_1.ABCMeta):
-    """Served by the coordinator for `tandem worker --join`."""
+    """Served by the coordinator for `tandem worker --join`. Beyond loopback over mutual TLS."""
 
     @_abc_1.abstractmethod
     def Join(
@@ -214,5 +246,13 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         """Announces an agent. Stays open for as long as the worker is a member; ends when the
         coordinator goes, and the worker then tries again.
         """
+
+    @_abc_1.abstractmethod
+    def Renew(
+        self,
+        request: _node_pb2.RenewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.Certificate, _abc.Awaitable[_node_pb2.Certificate]]:
+        """Another certificate for the machine that shows its present one."""
 
 def add_RegistryServicer_to_server(servicer: RegistryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
