@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from cluster.coordinator.members import Member
+from cluster.coordinator.paths import Paths
 from cluster.coordinator.ranks import Ranks
 from cluster.core.cluster import (
     Alive,
@@ -28,13 +29,12 @@ from cluster.core.errors import (
     NodeLost,
     NodeUnreachable,
     NotFound,
-    ProtocolError,
     Regrouped,
     SetupError,
-    TandemError,
 )
 from cluster.core.ids import Epoch, Rank
 from cluster.core.versions import versions
+from cluster.placement.edges import ring_hosts
 from cluster.wire.engine_client import EngineClient, connect
 
 
@@ -109,13 +109,21 @@ STOP_SECONDS = 3.0
 longer: the next epoch does without it."""
 
 
-async def places(epoch: Epoch, members: Sequence[Member], kind: str, recipe: Recipe) -> list[Place]:
+async def places(
+    epoch: Epoch, members: Sequence[Member], kind: str, recipe: Recipe, paths: Paths
+) -> list[Place]:
     """Orders for a new group, by rank. `kind` says how several ranks split the model: "tensor"
     or "pipeline". Raises NodeUnreachable."""
-    hosts = [member for member in members for _ in range(member.ranks)]
+    ring = paths.ring(members)
+    rdma = paths.rdma(members, ring)
+    ordered = [members[place] for place in ring.order]
+    hosts = [member for member in ordered for _ in range(member.ranks)]
     world = len(hosts)
-    ring = await _reserve(members) if world > 1 else ()
+    counts = [member.ranks for member in members]
+    listening = ring_hosts(ring, counts, alone=members[0].host)
     secret = secrets.token_urlsafe(32)
+    addresses = await _reserve(ordered, listening) if world > 1 else ()
+    backend = "jaccl" if rdma else "ring"
     return [
         Place(
             member,
@@ -124,8 +132,9 @@ async def places(epoch: Epoch, members: Sequence[Member], kind: str, recipe: Rec
                 secret=secret,
                 model=recipe.model,
                 model_digest=recipe.digest,
-                plan=_plan(world, Rank(rank), kind),
-                ring=ring,
+                plan=_plan(world, Rank(rank), kind, backend),
+                ring=addresses,
+                rdma=rdma or (),
                 threads=max(1, member.description.cores // member.ranks),
                 kv_bits=recipe.kv_bits,
                 kv_dir=recipe.kv_dir,
@@ -185,8 +194,8 @@ async def open_epoch(
         await asyncio.gather(*(_stop(member, epoch, now=broken) for member in members))
 
 
-def _plan(world: int, rank: Rank, kind: str) -> ShardPlan:
-    return ShardPlan(world, rank, kind, "ring") if world > 1 else ShardPlan(1, rank)
+def _plan(world: int, rank: Rank, kind: str, backend: str) -> ShardPlan:
+    return ShardPlan(world, rank, kind, backend) if world > 1 else ShardPlan(1, rank)
 
 
 def _group(
@@ -206,11 +215,12 @@ def _group(
     return Group(epoch, backend, engines, Ranks(clients), trimmable, disk_bytes)
 
 
-async def _reserve(members: Sequence[Member]) -> tuple[str, ...]:
-    """A free data-plane port for each rank, "host:port" by rank."""
+async def _reserve(members: Sequence[Member], hosts: Sequence[str]) -> tuple[str, ...]:
+    """A free data-plane port for each rank, "host:port" by rank; `hosts` are where they listen."""
     addresses: list[str] = []
     for member in members:
-        host, ports = await member.client.reserve_ports(member.ranks)
+        host = hosts[len(addresses)]
+        _, ports = await member.client.reserve_ports(member.ranks, host)
         addresses.extend(f"{host}:{port}" for port in ports)
     return tuple(addresses)
 
@@ -304,11 +314,8 @@ async def _stop(member: Member, epoch: Epoch, *, now: bool) -> None:
             await member.client.stop(epoch)
 
 
-async def crashed(error: TandemError, members: Sequence[Member]) -> bool:
-    """True when what ended an epoch may have been a request: an engine failed by itself, and all
-    machines are there. One whose neighbour is gone fails too."""
-    if type(error) is not EpochEnded and not isinstance(error, EngineCrashed | ProtocolError):
-        return False
+async def all_answer(members: Sequence[Member]) -> bool:
+    """True when the agents of all of `members` are there."""
     try:
         await asyncio.gather(*(member.client.describe() for member in members))
     except NodeUnreachable:
