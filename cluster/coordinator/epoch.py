@@ -120,7 +120,12 @@ async def places(
     hosts = [member for member in ordered for _ in range(member.ranks)]
     world = len(hosts)
     counts = [member.ranks for member in members]
-    listening = ring_hosts(ring, counts, alone=members[0].host)
+    # Over RDMA these are only where the ranks meet: where each reaches all others.
+    listening = (
+        [member.host for member in ordered]
+        if rdma
+        else ring_hosts(ring, counts, alone=members[0].host)
+    )
     secret = secrets.token_urlsafe(32)
     addresses = await _reserve(ordered, listening) if world > 1 else ()
     backend = "jaccl" if rdma else "ring"

@@ -97,6 +97,8 @@ class Runner:
             except* SetupError as errors:
                 failure = first_leaf(errors)
                 assert isinstance(failure, SetupError)
+                if members and self._paths.rdma(members, self._paths.ring(members)):
+                    self._paths.rdma_failed = True
                 epochs.failed(failure)
                 self._ended(failure)
             await self._pause(epochs.pause)

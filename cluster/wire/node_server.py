@@ -77,8 +77,11 @@ class NodeHandler(Protocol):
 class NodeServer:
     """A listening Node service."""
 
-    def __init__(self, server: grpc.aio.Server, address: str, over: asyncio.Event) -> None:
+    def __init__(
+        self, server: grpc.aio.Server, servicer: _Servicer, address: str, over: asyncio.Event
+    ) -> None:
         self._server = server
+        self._servicer = servicer
         self._over = over
         self.address = address
         """"host:port" as bound."""
@@ -95,10 +98,16 @@ class NodeServer:
         """
         server = security.server(*guard.admit(identity, Role.COORDINATOR))
         over = asyncio.Event()
-        node_pb2_grpc.add_NodeServicer_to_server(_Servicer(handler, over), server)
+        servicer = _Servicer(handler, over)
+        node_pb2_grpc.add_NodeServicer_to_server(servicer, server)
         address = security.bind(server, host, port, identity)
         await server.start()
-        return cls(server, address, over)
+        return cls(server, servicer, address, over)
+
+    @property
+    def leased(self) -> bool:
+        """True while a coordinator listens for signs of life."""
+        return self._servicer.leases > 0
 
     async def stop(self) -> None:
         """Stop listening and end every call under way, those that don't end by themselves soon
@@ -113,6 +122,8 @@ class _Servicer(node_pb2_grpc.NodeServicer):
     def __init__(self, handler: NodeHandler, over: asyncio.Event) -> None:
         self._handler = handler
         self._over = over
+        self.leases = 0
+        """Coordinators that listen for signs of life."""
 
     async def Describe(  # noqa: N802
         self, request: node_pb2.DescribeRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -178,10 +189,14 @@ class _Servicer(node_pb2_grpc.NodeServicer):
     async def Lease(  # type: ignore[override]  # noqa: N802
         self, request: node_pb2.LeaseRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
-        while not self._over.is_set():
-            await context.write(node_pb2.Beat())
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), BEAT_SECONDS)
+        self.leases += 1
+        try:
+            while not self._over.is_set():
+                await context.write(node_pb2.Beat())
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._over.wait(), BEAT_SECONDS)
+        finally:
+            self.leases -= 1
 
 
 async def _tell(
