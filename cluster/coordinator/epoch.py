@@ -110,10 +110,15 @@ longer: the next epoch does without it."""
 
 
 async def places(
-    epoch: Epoch, members: Sequence[Member], kind: str, recipe: Recipe, paths: Paths
+    epoch: Epoch,
+    members: Sequence[Member],
+    kind: str,
+    recipe: Recipe,
+    paths: Paths,
+    sources: Sequence[str],
 ) -> list[Place]:
     """Orders for a new group, by rank. `kind` says how several ranks split the model: "tensor"
-    or "pipeline". Raises NodeUnreachable."""
+    or "pipeline"; `sources` are agents that have it, best first. Raises NodeUnreachable."""
     ring = paths.ring(members)
     rdma = paths.rdma(members, ring)
     ordered = [members[place] for place in ring.order]
@@ -145,6 +150,7 @@ async def places(
                 kv_dir=recipe.kv_dir,
                 draft_model=recipe.draft_model,
                 draft_digest=recipe.draft_digest,
+                sources=tuple(sources),
             ),
         )
         for rank, member in enumerate(hosts)

@@ -16,11 +16,13 @@ from cluster.coordinator.members import dial
 from cluster.core.cluster import Hello, Ready, ShardPlan
 from cluster.core.errors import (
     BadConfiguration,
+    ModelUnavailable,
     NodeUnreachable,
     NotAuthorized,
     TooManyRequests,
 )
 from cluster.core.ids import Epoch, Rank
+from cluster.core.manifest import Wanted
 from cluster.core.versions import versions
 from cluster.node.agent import Agent
 from cluster.node.enroll import keep_renewed, own_identity, renew
@@ -378,6 +380,24 @@ class TestIntruders:
             and name in record.getMessage()
             for record in caplog.records
         )
+
+    async def test_another_node_may_ask_for_weights_only(
+        self, cluster: Cluster, node: IdentityFile, ports: dict[str, str], tmp_path: Path
+    ) -> None:
+        wanted = Wanted("demo", "0" * 64)
+        other = cluster.joined(tmp_path / "other")
+        async with NodeClient(ports["agent"], other) as client:
+            assert await client.has(wanted) is None
+            with pytest.raises(ModelUnavailable, match="this machine has no demo"):
+                await client.manifest(wanted, lambda _: None)
+            with pytest.raises(ModelUnavailable, match="this machine has no demo"):
+                await client.read_chunk(wanted, "config.json", 0, 1)
+            for call in (client.describe(), client.orphans(), client.stop(Epoch(1))):
+                with pytest.raises(NotAuthorized, match="only a coordinator may call this"):
+                    await call
+        async with NodeClient(ports["agent"], foreign(cluster, tmp_path / "f")) as client:
+            with pytest.raises((NotAuthorized, NodeUnreachable)):
+                await client.has(wanted)
 
     async def test_the_epochs_secret_is_asked_for_beside_the_certificate(
         self, cluster: Cluster, node: IdentityFile, ports: dict[str, str]
