@@ -4,7 +4,7 @@ try disturbs those who are."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from typing import Any
 import grpc
 import pytest
 
-from cluster.coordinator.members import dial
+from cluster.coordinator.members import Member, Members
+from cluster.coordinator.trust import Trust
+from cluster.core.clock import SystemClock
 from cluster.core.cluster import Hello, Ready, ShardPlan
 from cluster.core.errors import (
     BadConfiguration,
@@ -85,6 +87,29 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
 @pytest.fixture
 def node(cluster: Cluster, tmp_path: Path) -> IdentityFile:
     return cluster.joined(tmp_path / "studio")
+
+
+class Tasks:
+    """Owns the tasks of a Members; a TaskGroup would put what is raised into a group."""
+
+    def __init__(self) -> None:
+        self.made: list[asyncio.Task[None]] = []
+
+    def create_task(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        self.made.append(asyncio.create_task(work, name=name))
+        return self.made[-1]
+
+
+@asynccontextmanager
+async def dial(address: str, trust: Trust, ranks: int) -> AsyncIterator[Member]:
+    """The machine whose agent listens there, as a coordinator calls it."""
+    tasks = Tasks()
+    try:
+        yield await Members(SystemClock(), trust, tasks).call(address, ranks)  # type: ignore[arg-type]
+    finally:
+        for task in tasks.made:
+            task.cancel()
+        await asyncio.wait(tasks.made)
 
 
 @asynccontextmanager
