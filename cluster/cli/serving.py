@@ -275,7 +275,7 @@ async def _gather(
     host, port = options.control
     if options.local_ranks:
         identity = members.trust.local if members.trust is not None else None
-        agent = LocalAgent.run(host, identity, options.orphan_grace)
+        agent = LocalAgent.run(options.port, host, identity, options.orphan_grace)
         address = await stack.enter_async_context(agent)
         _say_blas(await members.call(address, options.local_ranks), console)
     for address in options.dialled:

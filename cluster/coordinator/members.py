@@ -195,6 +195,10 @@ class Members:
             await client.pin(description.node_id)
         require_same(description.versions, f"the node {description.hostname} ({client.address})")
         self._compare(description)
+        for other in list(self._members.values()):
+            # Only one agent can listen there, so what had another id is gone.
+            if other.client is client and other.id != description.node_id:
+                self.roster.leave(other.id, other.description.incarnation)
         member = Member(client, description, ranks)
         self.roster.arrive(
             member.id,

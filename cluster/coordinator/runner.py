@@ -14,9 +14,11 @@ import structlog
 from cluster.coordinator.adopt import left_behind
 from cluster.coordinator.coordinator import Coordinator
 from cluster.coordinator.drive import WATCH_SECONDS, drive, first_leaf
-from cluster.coordinator.epoch import Progress, Recipe, all_answer, open_epoch, places
+from cluster.coordinator.epoch import EngineState, Progress, Recipe, all_answer, open_epoch, places
+from cluster.coordinator.loading import loading_line
 from cluster.coordinator.members import Member, Members
 from cluster.coordinator.paths import Paths
+from cluster.coordinator.sources import find_sources
 from cluster.core.config import Limits
 from cluster.core.errors import EpochEnded, ProtocolError, SetupError
 from cluster.core.ids import Epoch
@@ -97,6 +99,8 @@ class Runner:
             except* SetupError as errors:
                 failure = first_leaf(errors)
                 assert isinstance(failure, SetupError)
+                if members and self._paths.rdma(members, self._paths.ring(members)):
+                    self._paths.rdma_failed = True
                 epochs.failed(failure)
                 self._ended(failure)
             await self._pause(epochs.pause)
@@ -117,11 +121,13 @@ class Runner:
         if adopt:
             epochs.number, group = left[0].spec.epoch, left
         else:
+            everyone = self._members.of(self._members.roster)
+            sources = await find_sources(everyone, self._recipe.model, self._recipe.digest)
             group = await places(
-                Epoch(epochs.number), members, fitting.kind, self._recipe, self._paths
+                Epoch(epochs.number), members, fitting.kind, self._recipe, self._paths, sources
             )
         async with open_epoch(
-            group, self._recipe, self._progress, self._members.failed, adopt=adopt
+            group, self._recipe, self._tell, self._members.failed, adopt=adopt
         ) as formed:
             coordinator.tokenizer = await self._tokenizer
             coordinator.limits, coordinator.model = fitting.limits, fitting.model
@@ -141,6 +147,12 @@ class Runner:
                     )
             finally:
                 coordinator.group = None
+
+    def _tell(self, engines: Sequence[EngineState]) -> None:
+        """How far the engines have come, to the terminal and to whoever asks."""
+        self._progress(engines)
+        if self._coordinator.scheduler is None:
+            self._coordinator.waiting_for(loading_line(engines))
 
     async def _watch_members(self) -> None:
         """End the epoch when its machines are no longer the right ones."""
