@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 
 import anyio
@@ -20,19 +21,38 @@ CONNECT_SECONDS = 1.0
 _MOST_DIALLED = 8
 """Coordinators, and addresses of each, that are tried at a time."""
 
+Check = Callable[[str], Awaitable[bool]]
+"""Whether it is worth to connect to "HOST:PORT"."""
+
+
+async def listens(address: str) -> bool:
+    """A Check: something takes connections there. That proves nothing about who it is."""
+    host, _, port = address.rpartition(":")
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+    return True
+
 
 async def find_coordinator(
-    accept: Callable[[Advert], bool], seconds: float, interfaces: Sequence[str]
+    accept: Callable[[Advert], bool],
+    seconds: float,
+    interfaces: Sequence[str],
+    check: Check = listens,
 ) -> str:
-    """Where a coordinator listens that `accept` takes and that can be reached: "HOST:PORT".
+    """Where a coordinator listens that `accept` takes and that passes the `check`: "HOST:PORT".
 
-    Of several addresses the best kind is taken. That something listens there is all that is
-    known: whoever connects must check its certificate, and may have `accept` refuse what has
-    proved false. `interfaces` are IPv4 addresses of this machine on whose networks to look.
-    Raises NodeUnreachable after `seconds`, with what was seen; BadConfiguration when there is
-    no mDNS here.
+    Of several addresses the best kind is taken. `interfaces` are IPv4 addresses of this machine
+    on whose networks to look. Raises NodeUnreachable after `seconds`, with what was seen;
+    BadConfiguration when there is no mDNS here.
     """
     known: dict[str, Advert] = {}
+    tried: Counter[Advert] = Counter()
     async with browse(interfaces) as news:
         with anyio.move_on_after(seconds):
             while True:
@@ -42,7 +62,8 @@ async def find_coordinator(
                         while True:
                             _note(known, news.receive_nowait())
                 wanted = [advert for advert in known.values() if accept(advert)]
-                if (address := await _reachable(wanted)) is not None:
+                tried = Counter({advert: tried[advert] for advert in wanted})
+                if (address := await _reachable(wanted, tried, check)) is not None:
                     return address
     wanted = [advert for advert in known.values() if accept(advert)]
     where = ", ".join(interfaces)
@@ -70,24 +91,18 @@ def _note(known: dict[str, Advert], event: Sighting) -> None:
         known.pop(event.name, None)
 
 
-async def _reachable(adverts: Iterable[Advert]) -> str | None:
-    """The first address of the latest advert that takes a connection."""
-    latest = sorted(adverts, key=lambda advert: -advert.incarnation)[:_MOST_DIALLED]
-    targets = [(a.ip, advert.port) for advert in latest for a in advert.addresses[:_MOST_DIALLED]]
-    reached = await asyncio.gather(*(_connects(*target) for target in targets))
-    for (ip, port), there in zip(targets, reached, strict=True):
-        if there:
-            return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
-    return None
-
-
-async def _connects(ip: str, port: int) -> bool:
-    try:
-        async with asyncio.timeout(CONNECT_SECONDS):
-            _, writer = await asyncio.open_connection(ip, port)
-    except (OSError, TimeoutError):
-        return False
-    writer.close()
-    with suppress(OSError):
-        await writer.wait_closed()
-    return True
+async def _reachable(
+    adverts: Iterable[Advert], tried: Counter[Advert], check: Check = listens
+) -> str | None:
+    """The first address that passes, of the latest adverts. Those that were tried more often come
+    later: whoever advertises lies by the dozen does not hide the truth."""
+    latest = sorted(adverts, key=lambda advert: (tried[advert], -advert.incarnation))
+    latest = latest[:_MOST_DIALLED]
+    tried.update(latest)
+    targets = [
+        f"[{address.ip}]:{advert.port}" if ":" in address.ip else f"{address.ip}:{advert.port}"
+        for advert in latest
+        for address in advert.addresses[:_MOST_DIALLED]
+    ]
+    passed = await asyncio.gather(*map(check, targets))
+    return next((target for target, good in zip(targets, passed, strict=True) if good), None)

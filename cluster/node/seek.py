@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 from pathlib import Path
 
-from cluster.core.errors import NodeUnreachable
+from cluster.core.errors import BadConfiguration, NodeUnreachable, NotAuthorized
 from cluster.discovery.advert import Advert, cluster_mark
 from cluster.discovery.find import find_coordinator
 from cluster.node.engine_process import Say
@@ -14,9 +14,14 @@ from cluster.node.links import read_addresses
 from cluster.trust.certificate import fingerprint, load
 from cluster.trust.identity import DEFAULT_FOLDER, NODE_FILE, read_identity
 from cluster.trust.token import JoinToken
+from cluster.wire.enrollment import prove
 
 SEEK_SECONDS = 15.0
 """After which a person is told that nothing was found yet."""
+PROVE_SECONDS = 3.0
+"""For a coordinator that was found to prove that it is one of this cluster."""
+MOST_FALSE = 16
+"""That a person is told of."""
 
 
 async def seek(trust: Path | None, token: str | None, say: Say) -> str | None:
@@ -28,19 +33,35 @@ async def seek(trust: Path | None, token: str | None, say: Say) -> str | None:
     path = (trust or DEFAULT_FOLDER).expanduser().absolute() / NODE_FILE
     kept = await asyncio.to_thread(read_identity, path)
     if token is not None:
-        mark = cluster_mark(JoinToken.parse(token).fingerprint)
+        authority = JoinToken.parse(token).fingerprint
     elif kept is not None:
-        mark = cluster_mark(fingerprint(load(kept.authority)))
+        authority = fingerprint(load(kept.authority))
     else:
         return None
+    mark = cluster_mark(authority)
+    false: set[str] = set()
 
     def ours(advert: Advert) -> bool:
         return advert.cluster_id == mark
 
+    async def proves(address: str) -> bool:
+        """It is what was advertised. What is not, a person is told of once."""
+        try:
+            async with asyncio.timeout(PROVE_SECONDS):
+                await prove(address, authority)
+        except (NodeUnreachable, BadConfiguration, TimeoutError):
+            return False
+        except NotAuthorized as error:
+            if address not in false and len(false) < MOST_FALSE:
+                false.add(address)
+                say(f"{address} advertises this cluster, and is not of it ({error}); looking on")
+            return False
+        return True
+
     said = ""
     while True:
         try:
-            return await find_coordinator(ours, SEEK_SECONDS, own_networks())
+            return await find_coordinator(ours, SEEK_SECONDS, own_networks(), proves)
         except NodeUnreachable as error:
             if str(error) != said:
                 said = str(error)

@@ -26,6 +26,7 @@ from cluster.core.errors import (
 from cluster.trust import certificate
 from cluster.trust.attempts import Attempts
 from cluster.trust.authority import Authority
+from cluster.trust.certificate import Role
 from cluster.trust.identity import Draft, Identity, IdentityFile
 from cluster.trust.token import JoinToken
 from cluster.wire import guard, security
@@ -117,7 +118,7 @@ async def enroll(registry: str, token: JoinToken, hostname: str) -> Identity:
     """
     address = enrollment_address(registry)
     peer = f"the coordinator at {registry}"
-    authority = await _authority(address, peer, token)
+    authority = await _authority(address, peer, token.fingerprint)
     draft = Draft()
     request = node_pb2.EnrollRequest(token=str(token), request=draft.request, hostname=hostname)
     async with security.newcomer_channel(address, authority) as channel:
@@ -128,22 +129,50 @@ async def enroll(registry: str, token: JoinToken, hostname: str) -> Identity:
     return draft.finish(reply.certificate, authority, registry, token.id)
 
 
-async def _authority(address: str, peer: str, token: JoinToken) -> str:
-    """The authority (PEM) that the token means, from the server's certificate."""
+async def prove(registry: str, fingerprint: bytes) -> None:
+    """Return if a coordinator listens at "host:port" whose authority has that fingerprint (SHA-256)
+    and whose key is its own: what anybody can say over mDNS, this proves.
+
+    Raises NodeUnreachable or NotAuthorized.
+    """
+    address = enrollment_address(registry)
+    peer = f"the coordinator at {registry}"
+    authority = await _authority(address, peer, fingerprint)
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.load_verify_locations(cadata=authority)
+    trusting.set_alpn_protocols(["h2"])
+    try:
+        await _shake_hands(address, peer, trusting)
+    except ssl.SSLCertVerificationError as error:
+        raise NotAuthorized(f"its certificate is not valid: {error.verify_message}") from error
+
+
+async def _authority(address: str, peer: str, fingerprint: bytes) -> str:
+    """The authority (PEM) of that fingerprint, from the server's certificate."""
     unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     unverified.check_hostname = False
     unverified.verify_mode = ssl.CERT_NONE
     unverified.set_alpn_protocols(["h2"])
+    shown = await _shake_hands(address, peer, unverified)
+    return certificate.pem(certificate.carried_authority(shown, fingerprint))
+
+
+async def _shake_hands(address: str, peer: str, how: ssl.SSLContext) -> bytes:
+    """The certificate (DER) that a server shows. Raises NodeUnreachable, or
+    ssl.SSLCertVerificationError when it is not one that `how` trusts."""
     host, port = security.split_address(address)
+    name = Role.COORDINATOR.server_name
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            _, writer = await asyncio.open_connection(host, port, ssl=unverified)
+            _, writer = await asyncio.open_connection(host, port, ssl=how, server_hostname=name)
     except TimeoutError as error:
         raise NodeUnreachable(f"{peer} did not answer in time on port {port}") from error
+    except ssl.SSLCertVerificationError:
+        raise
     except OSError as error:  # ssl.SSLError among them
         raise NodeUnreachable(
             f"{peer} can't be reached to enroll, on port {port}: {error.strerror or error}"
         ) from error
     shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
     writer.transport.abort()
-    return certificate.pem(certificate.carried_authority(shown or b"", token.fingerprint))
+    return shown or b""

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -197,9 +198,24 @@ async def test_the_latest_is_taken(port: int) -> None:
     async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
         now = replace(ADVERT, port=server.sockets[0].getsockname()[1], incarnation=2)
         ghost, later = replace(ADVERT, port=port), replace(ADVERT, port=9, incarnation=3)
-        assert await _reachable([ghost, later, now]) == f"127.0.0.1:{now.port}"
-        assert await _reachable([later]) is None
-        assert await _reachable([]) is None
+        assert await _reachable([ghost, later, now], Counter()) == f"127.0.0.1:{now.port}"
+        assert await _reachable([later], Counter()) is None
+        assert await _reachable([], Counter()) is None
+
+
+async def test_lies_by_the_dozen_do_not_hide_the_truth(port: int) -> None:
+    truth = f"127.0.0.1:{port}"
+    lies = [replace(ADVERT, port=9 + number, incarnation=99) for number in range(30)]
+    checked: list[str] = []
+
+    async def check(address: str) -> bool:
+        checked.append(address)
+        return address == truth
+
+    tried: Counter[Advert] = Counter()
+    rounds = [await _reachable([*lies, replace(ADVERT, port=port)], tried, check) for _ in range(4)]
+    assert rounds == [None, None, None, truth]
+    assert len(checked) == len({*checked}) + 1 == 32  # the first lie was asked again
 
 
 async def test_one_that_comes_later(port: int) -> None:

@@ -38,7 +38,7 @@ from cluster.trust.token import JoinToken
 from cluster.wire import security
 from cluster.wire.engine_client import connect
 from cluster.wire.engine_server import EngineServer
-from cluster.wire.enrollment import enroll
+from cluster.wire.enrollment import EnrollmentServer, enroll, prove
 from cluster.wire.node_client import NodeClient
 from cluster.wire.node_server import NodeServer
 from cluster.wire.registry import StillHere, Welcome, join
@@ -51,6 +51,8 @@ from tests.integration.trust import (
     description,
     foreign,
     forged,
+    free_port,
+    posing,
     running,
     send,
     tapped,
@@ -500,6 +502,47 @@ def calls(channel: grpc.aio.Channel) -> list[Callable[[], Awaitable[Any]]]:
         lambda: registry.Renew(node_pb2.RenewRequest(), timeout=5),
         lambda: node.Describe(node_pb2.DescribeRequest(), timeout=5),
     ]
+
+
+class TestProving:
+    """Who advertises a cluster may be anybody, and can know all that its certificates say."""
+
+    async def test_a_coordinator_can(self, cluster: Cluster) -> None:
+        await prove(cluster.registry.address, JoinToken.parse(cluster.token()).fingerprint)
+
+    @pytest.mark.parametrize(
+        ("who", "why"),
+        [
+            ("coordinator of another cluster", "of another cluster"),
+            ("node of this cluster", "not valid: Hostname mismatch"),
+            ("expired", "not valid: certificate has expired"),
+            ("signed by itself", "not valid: certificate signature failure"),
+        ],
+    )
+    async def test_nobody_else_can(
+        self, cluster: Cluster, tmp_path: Path, who: str, why: str
+    ) -> None:
+        wanted = JoinToken.parse(cluster.token()).fingerprint
+        liar = Authority.open(tmp_path / "liar")
+        liar.renew_own()
+        match who:
+            case "node of this cluster":
+                shown = cluster.joined(tmp_path / "w")
+            case "expired":
+                shown = forged(cluster, tmp_path / "w", days=-0.01, role=Role.COORDINATOR)
+            case "signed by itself":
+                shown = posing(cluster, tmp_path / "w")
+            case _:
+                shown = IdentityFile(liar.folder / "coordinator.json")
+        port = free_port("127.0.0.1")
+        server = await EnrollmentServer.start("127.0.0.1", port + 2, shown, liar)
+        with pytest.raises(NotAuthorized, match=why):
+            await prove(f"127.0.0.1:{port}", wanted)
+        await server.stop()
+
+    async def test_nor_who_does_not_answer(self, cluster: Cluster) -> None:
+        with pytest.raises(NodeUnreachable):
+            await prove(f"127.0.0.1:{free_port('127.0.0.1')}", b"")
 
 
 class TestRevoking:

@@ -119,6 +119,19 @@ def foreign(cluster: Cluster, folder: Path) -> IdentityFile:
     return file
 
 
+def posing(cluster: Cluster, folder: Path) -> IdentityFile:
+    """What anybody can make who has seen a certificate of this cluster: one for its coordinator,
+    with its authority in it, whose signature alone is wrong."""
+    file = forged(cluster, folder, role=Role.COORDINATOR)
+    key = certificate.make_key()
+    leaf = certificate.issue(
+        file.current().name, key.public_key(), cluster.authority.certificate, key, time.time(), 30
+    )
+    shown = {"key": certificate.key_pem(key), "certificate": certificate.pem(leaf)}
+    file._identity = file.current().model_copy(update=shown)
+    return file
+
+
 def description(identity: IdentityFile, address: str = "127.0.0.2:7000") -> NodeDescription:
     agent = make_agent()
     agent.address = address

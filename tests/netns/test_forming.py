@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.conftest import Child, Machine, Make
+from tests.netns.network import Child, Machine, Make
 
 pytestmark = pytest.mark.anyio
 
