@@ -169,7 +169,11 @@ def patch(saboteur: Saboteur) -> None:
     stdio.Events.ready = said_ready
     for name in ("all_sum", "all_gather"):
         setattr(mx.distributed, name, _watched(getattr(mx.distributed, name), saboteur))
-    for name, phase in (("_forward", "decode"), ("_prefill", "prefill"), ("_prefill_all", "prefill")):
+    for name, phase in (
+        ("_forward", "decode"),
+        ("_prefill", "prefill"),
+        ("_prefill_all", "prefill"),
+    ):
         setattr(Executor, name, _begun(getattr(Executor, name), saboteur, phase))
     hand_over = Executor._hand_over
 

@@ -19,7 +19,7 @@ class Proxy:
 
     @property
     def address(self) -> str:
-        """"host:port" to call instead."""
+        """ "host:port" to call instead."""
         return f"127.0.0.1:{self._listener.getsockname()[1]}"
 
     def cut(self) -> None:
