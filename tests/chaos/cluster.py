@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -147,10 +147,8 @@ class ChaosCluster:
         """SIGCONT to a stopped engine after a while, if it is still there."""
 
         def resume() -> None:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(fired.pid, signal.SIGCONT)
-            except ProcessLookupError:
-                pass
 
         timer = threading.Timer(seconds, resume)
         timer.daemon = True

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from tests.chaos.client import Question, Stream
+from tests.chaos.client import WORDS, Question, Stream
 from tests.chaos.cluster import ChaosCluster
 from tests.chaos.fault import FATAL, Fault, Kind, Phase, covering, matrix
 from tests.e2e.cluster_process import wait_until
@@ -27,10 +27,6 @@ SLOW_SECONDS = 4.0
 CASE_SECONDS = 120.0
 PROMPT_WORDS = 1500
 """Of a prompt that is prefilled in three chunks or more: no chunk has more than 2,048 tokens."""
-WORDS = (
-    "blue stone river apple green house cloud table water light paper chair music bread window "
-    "garden yellow mountain silver train"
-).split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +111,13 @@ def row(outcome: Outcome) -> str:
     fault = outcome.fault
     place = f"{fault.place} a collective, {fault.phase}"
     same = "yes" if outcome.same else f"**no** {outcome.note}"
-    return f"| {fault.kind} | {fault.rank} | {place} | {outcome.seconds:.1f} | {same} | {outcome.epochs} |"
+    told = (fault.kind, fault.rank, place, f"{outcome.seconds:.1f}", same, outcome.epochs)
+    return f"| {' | '.join(map(str, told))} |"
 
 
-HEAD = "| fault | rank | where | s to the next token | text equal | new epochs |\n|---|---|---|---|---|---|"
+HEAD = """\
+| fault | rank | where | s to the next token | text equal | new epochs |
+|---|---|---|---|---|---|"""
 
 
 def main() -> None:

@@ -7,15 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from tests.chaos.client import Question
+from tests.chaos.client import WORDS, Question
 from tests.chaos.fault import Fault, Kind, Phase, Place
 
 LEAVING = 0.1
 """Share of clients that hang up."""
-WORDS = (
-    "blue stone river apple green house cloud table water light paper chair music bread window "
-    "garden yellow mountain silver train"
-).split()
 PREFIXES = (0, 40, 200, 600)
 """Words that questions of one kind begin with, alike."""
 
