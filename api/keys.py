@@ -10,23 +10,20 @@ time of a look-up learns of digests, and no digest leads back to its key.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import re
 import secrets
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.core.clock import Clock
 from cluster.core.errors import BadConfiguration
+from cluster.trust import files
 
 log = structlog.stdlib.get_logger("tandem.api")
 
@@ -74,18 +71,8 @@ def key_path(file: Path | None) -> Path:
 def read_keys(path: Path) -> tuple[Key, ...]:
     """The keys in a file; none when there is no file. Raises BadConfiguration when it can't be
     read, is no key file, or has a name twice."""
-    try:
-        keys = _File.model_validate_json(path.read_bytes()).keys
-    except FileNotFoundError:
-        return ()
-    except OSError as error:
-        raise BadConfiguration(f"can't read the key file {path}: {error.strerror}") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadConfiguration(
-            f"{path} is no key file: {where + ': ' if where else ''}{first['msg']}"
-        ) from error
+    found = files.read(path, _File, "key file")
+    keys = found.keys if found is not None else ()
     if len({key.name for key in keys}) < len(keys):
         raise BadConfiguration(f"{path} has two keys of one name")
     return keys
@@ -110,59 +97,25 @@ def add_key(
         concurrency=concurrency,
         per_minute=per_minute,
     )
-    with _locked(path):
+    with files.locked(path.parent):
         keys = read_keys(path)
         if any(other.name == name for other in keys):
             raise BadConfiguration(
                 f"there is a key {name} already: take another name, or `tandem key revoke {name}`"
             )
-        _write(path, [*keys, entry])
+        files.replace(path, _File(keys=(*keys, entry)), "key file")
     return key
 
 
 def revoke_key(path: Path, name: str) -> None:
     """Take a key out of the file; servers refuse it from the next second on. Raises
     BadConfiguration when there is none of that name."""
-    with _locked(path):
+    with files.locked(path.parent):
         keys = read_keys(path)
-        left = [key for key in keys if key.name != name]
+        left = tuple(key for key in keys if key.name != name)
         if len(left) == len(keys):
             raise BadConfiguration(f"there is no key {name} in {path}")
-        _write(path, left)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Alone among those who change the file. The lock is its folder's: the file is replaced."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-    except OSError as error:
-        raise BadConfiguration(f"can't use the folder {path.parent}: {error.strerror}") from error
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)
-
-
-def _write(path: Path, keys: Sequence[Key]) -> None:
-    """Replace the file as a whole, so that no reader ever sees a half of it."""
-    text = _File(keys=tuple(keys)).model_dump_json(indent=2, exclude_none=True)
-    target = path.resolve()  # a link stays a link
-    try:
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")  # 0600
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(text + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, target)
-        except OSError:
-            os.unlink(name)
-            raise
-    except OSError as error:
-        raise BadConfiguration(f"can't write the key file {path}: {error.strerror}") from error
+        files.replace(path, _File(keys=left), "key file")
 
 
 class KeyRing:
@@ -177,7 +130,7 @@ class KeyRing:
         self.path = path
         self._clock = clock
         self._looked = clock.now()
-        self._seen = _stamp(path)
+        self._seen = files.stamp(path)
         self._keys = _by_digest(read_keys(path))
 
     def __len__(self) -> int:
@@ -194,7 +147,7 @@ class KeyRing:
         if now - self._looked < LOOK_SECONDS:
             return
         self._looked = now
-        seen = _stamp(self.path)
+        seen = files.stamp(self.path)
         if seen == self._seen:
             return
         self._seen = seen  # before reading: what changes meanwhile is seen the next time
@@ -208,12 +161,3 @@ class KeyRing:
 
 def _by_digest(keys: Sequence[Key]) -> dict[str, Key]:
     return {key.sha256: key for key in keys}
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What changes when the file does; None while it can't be looked at."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino

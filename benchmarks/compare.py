@@ -34,7 +34,7 @@ from benchmarks.names import PEER, RAW, TANDEM
 from benchmarks.rows import Figure, Result, Sample, evaluate, rows, verdicts
 from benchmarks.streams import ContestFailed
 
-GROUPS = ("decode", "batch", "prefill", "hangup", "gap", "schema", "edit", "restart")
+GROUPS = ("decode", "batch", "prefill", "hangup", "gap", "schema", "edit", "draft", "restart")
 """In the order in which they are measured."""
 SERVED = {
     "decode": measures.served_decode,
@@ -140,6 +140,8 @@ class Comparison:
         if "edit" in self.wanted:
             with tandem(subject.edit_folder, ranks) as editor:
                 yield "edit", partial(measures.served_edit, editor, subject, salt)
+        if "draft" in self.wanted:
+            yield "draft", partial(measures.tandem_draft, subject, ranks, salt)
         if "restart" in self.wanted:
             yield "restart", partial(measures.tandem_restart, subject, ranks, salt)
 

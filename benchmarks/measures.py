@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,31 @@ def tandem_schema(it: Tandem, subject: Subject, salt: str) -> Figures:
     free = _decode(it, f"{salt} free", tokens, it.no_drafts)
     bound = _decode(it, f"{salt} bound", tokens, fields)
     return {"schema_rate": bound, "schema_free_rate": free}
+
+
+def tandem_draft(subject: Subject, ranks: int, salt: str) -> Figures:
+    """One stream with a draft model of one layer that is always right, with one that never is,
+    and without; in turns, twice. No id of the answer repeats itself, or lookups would draft."""
+    if not tandem_has("--draft-model"):
+        raise Skipped("tandem serve has no --draft-model")
+    options = {
+        "free": (),
+        "right": ("--draft-model", str(subject.right_folder)),
+        "wrong": ("--draft-model", str(subject.wrong_folder)),
+    }
+    tokens = subject.lengths.edit
+    rates: dict[str, list[float]] = {name: [] for name in options}
+    with ExitStack() as stack:
+        servers = {
+            name: stack.enter_context(tandem(subject.edit_folder, ranks, *extra))
+            for name, extra in options.items()
+        }
+        for it in servers.values():
+            served_warm(it, subject, salt)
+        for turn in ("one", "two"):
+            for name, it in servers.items():
+                rates[name].append(_decode(it, f"{salt} {turn}", tokens, {}))
+    return {f"draft_{name}_rate": sum(each) / len(each) for name, each in rates.items()}
 
 
 def tandem_restart(subject: Subject, ranks: int, salt: str) -> Figures:

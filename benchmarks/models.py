@@ -48,6 +48,10 @@ class Subject:
     edit_folder: Path
     """The same shape, with weights that write the prompt again, edited."""
     edit_prompt: str
+    right_folder: Path
+    """A draft model for the edit model: its first layer alone, which says the same."""
+    wrong_folder: Path
+    """One that is as large and never right."""
     kv_bytes: int
     """Of one position's cache, over all ranks; both models are float32."""
     lengths: Lengths
@@ -74,8 +78,10 @@ def prepare(name: str, folder: Path, *, quick: bool) -> Subject:
     _edit_json(plain / "tokenizer_config.json", eos_token=END_TEXT)
     edit = folder / f"{name}_edit"
     prompt = _make_edit(plain, edit)
+    right, wrong = (_make_draft(edit, folder / f"{name}_{kind}") for kind in ("right", "wrong"))
+    _never_right(wrong)
     lengths = QUICK if quick else LENGTHS[name]
-    return Subject(name, plain, edit, prompt, _kv_bytes(plain), lengths)
+    return Subject(name, plain, edit, prompt, right, wrong, _kv_bytes(plain), lengths)
 
 
 def _kv_bytes(folder: Path) -> int:
@@ -124,6 +130,29 @@ def _make_edit(source: Path, folder: Path) -> str:
         raise ValueError(f"{source}: the words of the prompt are not one token each")
     _write_successors(folder, [ids[-1], *(token for token, _ in answer)])
     return prompt
+
+
+def _make_draft(edit: Path, folder: Path) -> Path:
+    """Write the first layer of the edit model, whose layers add nothing, as a model."""
+    shutil.copytree(edit, folder)
+    _edit_json(folder / "config.json", num_hidden_layers=1)
+    path = str(folder / "model.safetensors")
+    kept = {
+        name: weight
+        for name, weight in _weights(path).items()
+        if ".layers." not in name or ".layers.0." in name
+    }
+    mx.save_safetensors(path, kept, metadata={"format": "mlx"})
+    return folder
+
+
+def _never_right(folder: Path) -> None:
+    """Make it take each token for the one before, by its id."""
+    path = str(folder / "model.safetensors")
+    weights = _weights(path)
+    weights["lm_head.weight"] = mx.roll(weights["lm_head.weight"], -1, axis=0)
+    mx.eval(weights)
+    mx.save_safetensors(path, weights, metadata={"format": "mlx"})
 
 
 def _one_word(tokenizer: Any, token: int) -> str:

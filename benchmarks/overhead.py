@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -53,13 +52,14 @@ FIRST_ID = 300
 class FreeEngine:
     """Answers each step at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, plan: ShardPlan) -> None:
+        self._plan = plan
         self._answers: asyncio.Queue[StepResult] = asyncio.Queue()
 
-    def hello(self, theirs: Hello) -> Hello:
-        return replace(theirs, facts=EngineFacts(True, 1, 2, 0))
+    def hello(self) -> Hello:
+        return hello(self._plan, EngineFacts(True, 1, 2, 0))
 
-    def shelved(self) -> Sequence[Shelved]:
+    def begin(self) -> Sequence[Shelved]:
         return ()
 
     def order(self, order: ShelfOrder) -> None:
@@ -82,11 +82,19 @@ class FreeEngine:
         return await self._answers.get()
 
 
+def plans(ranks: int) -> list[ShardPlan]:
+    return [ShardPlan(ranks, Rank(rank), "tensor", "ring") for rank in range(ranks)]
+
+
+def hello(plan: ShardPlan, facts: EngineFacts | None = None) -> Hello:
+    return Hello(Epoch(3), 1, versions(), "digest", plan, facts)
+
+
 def engines(ranks: int, pipe: Connection) -> None:
     """The process of the engines."""
 
     async def run() -> None:
-        servers = [EngineServer(FreeEngine(), SECRET) for _ in range(ranks)]
+        servers = [EngineServer(FreeEngine(plan), SECRET) for plan in plans(ranks)]
         for server in servers:
             await server.start("127.0.0.1")
         pipe.send([server.endpoint for server in servers])
@@ -114,10 +122,9 @@ def server(endpoints: list[str], streams: int, pipe: Connection) -> None:
         listening = socket.create_server(("127.0.0.1", 0), backlog=streams)
         async with AsyncExitStack() as stack:
             clients = []
-            for rank, endpoint in enumerate(endpoints):
-                plan = ShardPlan(len(endpoints), Rank(rank), "tensor", "ring")
-                hello = Hello(Epoch(3), 1, versions(), "digest", plan)
-                clients.append(await stack.enter_async_context(connect(endpoint, SECRET, hello)))
+            for endpoint, plan in zip(endpoints, plans(len(endpoints)), strict=True):
+                opened = connect(endpoint, SECRET, hello(plan))
+                clients.append(await stack.enter_async_context(opened))
             async with asyncio.TaskGroup() as tasks:
                 driving = tasks.create_task(
                     drive(coordinator, Epoch(3), Ranks(clients), trimmable=True)

@@ -139,6 +139,13 @@ def _by_itself(ranks: int) -> Iterator[Row]:
         yield Row("gap", "worst gap beside a long prefill", gap, AT_MOST, bounds[1])
         what = "retry with another tail, first token over cold"
         yield Row("prefill", what, retry, AT_MOST, bounds[2], cold)
+    right, wrong, without = (
+        Figure(TANDEM, ranks, f"draft_{name}_rate") for name in ("right", "wrong", "free")
+    )
+    what = "decode with a one-layer draft model that is always right over without"
+    yield Row("draft", what, right, AT_LEAST, None, without)
+    what = "decode with a draft model that is never right over without"
+    yield Row("draft", what, wrong, AT_LEAST, 0.9, without)
     disk, cold, schema, free = (
         Figure(TANDEM, ranks, name)
         for name in ("restart_seconds", "restart_cold_seconds", "schema_rate", "schema_free_rate")

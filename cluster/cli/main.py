@@ -20,9 +20,12 @@ from cluster.core.errors import TandemError
 VERBS = {
     "serve": "Serve a model to OpenAI clients, on this machine or several.",
     "worker": "Lend this machine to a server that runs on another one.",
+    "token": "Make, list and revoke the tokens that machines join a cluster with.",
+    "node": "List the machines of a cluster, and revoke one.",
     "status": "Show nodes, ranks, memory, live requests and speed of a running server.",
     "plan": "Show on which machines a model fits, and how fast it is predicted to be.",
     "chat": "Talk to the served model in this terminal.",
+    "doctor": "Find what keeps this machine from being a fast part of a cluster.",
     "key": "Make, list and revoke the API keys that clients of a server need.",
 }
 """Each verb's summary, for `tandem --help`; the module and its function carry its name."""

@@ -10,12 +10,17 @@ import typer
 KV_PRIVACY = "Its files hold what people have asked; only their owner can read them."
 """Of a folder for prefixes; a part of the help of its option."""
 
-TokenFile = Annotated[
+TrustFolder = Annotated[
     Path | None,
     typer.Option(
-        help="File with the join token that the machines of one cluster share. Without it: "
-        "TANDEM_JOIN_TOKEN from the environment. Needed beyond loopback.",
-        metavar="PATH",
+        "--trust",
+        envvar="TANDEM_TRUST",
+        help="Folder with what this machine shows of itself to the others of its cluster; on the "
+        "server also with the cluster's own key. Given, it is used on loopback too. Without it: "
+        "~/.config/tandem/trust.",
+        metavar="DIR",
+        rich_help_panel="Access",
+        show_default=False,
     ),
 ]
 

@@ -32,6 +32,8 @@ def _summary(view: ClusterView) -> RenderableType:
     grid.add_column(style="dim")
     grid.add_column()
     grid.add_row("model", f"{view.model.id}{demo}, context {view.model.context} tokens")
+    if view.model.draft:
+        grid.add_row("drafts by", view.model.draft)
     grid.add_row("state", health)
     grid.add_row("engines", f"{ranks}, epoch {view.epoch}, {view.steps_sent} steps")
     grid.add_row(

@@ -10,7 +10,7 @@ import typer
 
 from cluster.cli.access import CacheScope, access_policy
 from cluster.cli.log import LogFormat, LogLevel, set_up_log
-from cluster.cli.options import KV_PRIVACY, KeyFile, TokenFile
+from cluster.cli.options import KV_PRIVACY, KeyFile, TrustFolder
 from cluster.core.config import Limits, Pacing
 from cluster.core.errors import BadConfiguration
 
@@ -65,7 +65,6 @@ def serve(
             metavar="HOST[:PORT]",
         ),
     ] = "",
-    token_file: TokenFile = None,
     sequences: Annotated[
         int, typer.Option(help="Requests computed at the same time.", min=1, max=1024)
     ] = 16,
@@ -81,6 +80,15 @@ def serve(
             "can be split so."
         ),
     ] = Parallel.AUTO,
+    draft_model: Annotated[
+        str,
+        typer.Option(
+            help="Smaller model with the same vocabulary, named as --model is: it guesses the "
+            "next tokens, and the model checks several at once. Text stays the same; where "
+            "guesses are seldom right, it is left alone. It takes memory of the first rank.",
+            metavar="MODEL",
+        ),
+    ] = "",
     kv_bits: Annotated[
         int | None,
         typer.Option(
@@ -192,6 +200,7 @@ def serve(
             rich_help_panel="Access",
         ),
     ] = None,
+    trust: TrustFolder = None,
     cache_scope: Annotated[
         CacheScope,
         typer.Option(
@@ -225,9 +234,10 @@ def serve(
 
         tandem serve
         tandem serve --model mlx-community/Qwen3-4B-4bit
+        tandem serve --model ./Qwen3-32B-4bit --draft-model ./Qwen3-0.6B-4bit
         tandem serve --local-ranks 2
         tandem key add laptop && tandem serve --host 192.168.1.10
-        tandem serve --nodes 1 --host 192.168.1.10
+        tandem token create && tandem serve --nodes 1 --host 192.168.1.10
     """
     # Imported here so that `tandem serve --help` answers at once.
     import asyncio
@@ -237,13 +247,13 @@ def serve(
     from api.streams import StreamLimits
     from api.tls import load_tls
     from cluster.cli import serving
-    from cluster.wire.security import read_token
 
     dialled, joining = parse_nodes(nodes)
     if local_ranks + len(dialled) + joining == 0:
         raise BadConfiguration("nobody would compute: give --local-ranks or --nodes")
     if log_prompts and log_level in (LogLevel.WARNING, LogLevel.ERROR):
         raise BadConfiguration("--log-prompts writes at info: give --log-level info too")
+    control_at = control_address(control, host, alone=not nodes.strip())
     keep_in, disk_bytes = disk_tier(kv_dir, kv_disk_gb)
     options = serving.Options(
         model=model,
@@ -252,10 +262,11 @@ def serve(
         local_ranks=local_ranks,
         dialled=dialled,
         joining=joining,
-        control=control_address(control, host, alone=not nodes.strip()),
-        token=read_token(token_file),
+        control=control_at,
+        trust=trust_folder(trust, control_at[0], dialled),
         orphan_grace=orphan_grace,
         parallel=parallel.value,
+        draft_model=draft_model,
         kv_bits=kv_bits or 0,
         kv_bytes=int((kv_gb or 0) * 2**30),
         pacing=Pacing(prefill_share=prefill_share),
@@ -298,6 +309,17 @@ def control_address(control: str, host: str, *, alone: bool) -> tuple[str, int]:
             "give it with --control ADDRESS"
         )
     return address, port
+
+
+def trust_folder(given: Path | None, host: str, dialled: tuple[str, ...]) -> Path | None:
+    """Where the cluster's authority is kept: the folder that was given, else the default one when
+    an address is beyond loopback. None for a cluster that needs none."""
+    from cluster.trust.identity import DEFAULT_FOLDER
+    from cluster.wire.security import is_loopback, split_address
+
+    hosts = [host, *(split_address(address)[0] for address in dialled)]
+    alone = all(is_loopback(host) for host in hosts)
+    return given or (None if alone else DEFAULT_FOLDER)
 
 
 def disk_tier(folder: Path | None, gigabytes: float | None) -> tuple[str, int]:

@@ -20,12 +20,14 @@ from api.access import OPEN_POLICY, AccessPolicy
 from api.app import create_app
 from api.server import server_config
 from api.streams import StreamLimits
+from cluster.cli.drafting import DraftFolder, draft_folder
 from cluster.cli.loading import LoadingBar
 from cluster.coordinator.coordinator import Coordinator
 from cluster.coordinator.epoch import Recipe
 from cluster.coordinator.local_agent import LocalAgent
 from cluster.coordinator.members import Member, Members, check_reach
 from cluster.coordinator.runner import Fit, Fitting, Runner
+from cluster.coordinator.trust import Trust
 from cluster.core.clock import SystemClock
 from cluster.core.config import Limits, Pacing
 from cluster.core.errors import AddressInUse, BadConfiguration
@@ -34,12 +36,13 @@ from cluster.model.config import context_length, read_config
 from cluster.model.digest import digest
 from cluster.model.folder import model_id, resolve
 from cluster.model.weights import tensor_bytes
+from cluster.placement.draft import draft_bytes
 from cluster.placement.kv import check_kv_bits
 from cluster.placement.room import Engine, room
 from cluster.placement.shard import check_plan
 from cluster.placement.weights import rank_weight_bytes
 from cluster.text.tokenizer import Tokenizer
-from cluster.wire.security import is_loopback, join_address, require_token
+from cluster.wire.security import is_loopback, join_address
 
 HTTP_STOP_SECONDS = 1
 """How long connections may take to end once their streams were told."""
@@ -59,7 +62,8 @@ class Options:
     """How many workers to wait for."""
     control: tuple[str, int]
     """Where workers join, and where this machine's engines listen."""
-    token: str | None
+    trust: Path | None
+    """Folder of the cluster's authority; None on loopback, where there need be none."""
     orphan_grace: float
     limits: Limits
     parallel: str = "auto"
@@ -69,6 +73,8 @@ class Options:
     kv_bytes: int = 0
     """For caches on each rank; 0 for what fits."""
     pacing: Pacing = field(default_factory=Pacing)
+    draft_model: str = ""
+    """As `model`, of the one that drafts; empty for none."""
     kv_dir: str = ""
     """As in Recipe."""
     disk_bytes: int = 0
@@ -91,6 +97,11 @@ async def serve(options: Options, console: Console) -> None:
         config = read_config(folder)
         check_plan(config, options.world, options.parallel)
         check_kv_bits(config, options.kv_bits)
+        draft = None
+        if options.draft_model:
+            draft = await asyncio.to_thread(
+                draft_folder, options.draft_model, options.model, folder
+            )
         coordinator = _coordinator(options, config)
         recipe = Recipe(
             model=_anywhere(options.model),
@@ -99,6 +110,8 @@ async def serve(options: Options, console: Console) -> None:
             kv_dir=options.kv_dir,
             disk_bytes=options.disk_bytes,
             kv_bits=options.kv_bits,
+            draft_model=_anywhere(options.draft_model) if draft else "",
+            draft_digest=draft.digest if draft else "",
         )
         stopping = _stop_signals()
         async with asyncio.TaskGroup() as tasks:
@@ -115,7 +128,7 @@ async def serve(options: Options, console: Console) -> None:
                 asyncio.to_thread(Tokenizer.load, folder), name="load the tokenizer"
             )
             running = tasks.create_task(
-                _run(options, coordinator, recipe, folder, loading, console), name="epochs"
+                _run(options, coordinator, recipe, folder, draft, loading, console), name="epochs"
             )
             await asyncio.wait([stopping, running, serving], return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
@@ -138,6 +151,7 @@ def _coordinator(options: Options, config: dict[str, Any]) -> Coordinator:
         context=context_length(config),
         created=int(time.time()),
         demo=options.model == "demo",
+        draft=model_id(options.draft_model) if options.draft_model else "",
     )
     return Coordinator(model, limits=options.limits, pacing=options.pacing, clock=SystemClock())
 
@@ -147,14 +161,18 @@ async def _run(
     coordinator: Coordinator,
     recipe: Recipe,
     folder: Path,
+    draft: DraftFolder | None,
     tokenizer: asyncio.Task[Tokenizer],
     console: Console,
 ) -> None:
     """Gather the members and keep an epoch running until cancelled."""
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
-        members = Members(coordinator.clock, options.token, tasks)
+        trust = None
+        if options.trust is not None:
+            trust = await stack.enter_async_context(Trust.open(options.trust))
+        members = Members(coordinator.clock, trust, tasks)
         await _gather(options, members, coordinator, console, stack)
-        fit = await asyncio.to_thread(_fitting, options, coordinator.model, recipe, folder)
+        fit = await asyncio.to_thread(_fitting, options, coordinator.model, recipe, folder, draft)
         bar = stack.enter_context(LoadingBar(console))
         runner = Runner(coordinator, tokenizer, members, fit, recipe, bar)
         tasks.create_task(_say_ready(runner, bar, options, coordinator, console))
@@ -185,7 +203,8 @@ async def _say_ready(
             "--tls-key encrypt them",
         )
     ranks = "1 rank" if options.world == 1 else f"{options.world} ranks"
-    _say(console, f"serving {coordinator.model.id} on {ranks} at {url}/v1")
+    drafts = f", drafts by {coordinator.model.draft}," if coordinator.model.draft else ""
+    _say(console, f"serving {coordinator.model.id}{drafts} on {ranks} at {url}/v1")
 
 
 def _say_blas(member: Member, console: Console) -> None:
@@ -194,7 +213,13 @@ def _say_blas(member: Member, console: Console) -> None:
     _say(console, line if blas.fast else f"{line} (slow): {blas.advice}")
 
 
-def _fitting(options: Options, model: ServedModel, recipe: Recipe, folder: Path) -> Fit:
+def _fitting(
+    options: Options,
+    model: ServedModel,
+    recipe: Recipe,
+    folder: Path,
+    draft: DraftFolder | None,
+) -> Fit:
     """What a group of members can serve: its caches hold what the rank with the least room
     beside its weights can."""
     config, sizes = read_config(folder), tensor_bytes(folder)
@@ -204,17 +229,22 @@ def _fitting(options: Options, model: ServedModel, recipe: Recipe, folder: Path)
         world = sum(member.ranks for member in members)
         kind = check_plan(config, world, options.parallel)
         nodes = [(member.description, member.ranks) for member in members]
+        fused = all(node.blas.name in ("Metal", "CUDA") for node, _ in nodes)
+        beside = draft_bytes(draft.config, draft.weight_bytes, fused=fused) if draft else 0
+        usable = [node.usable_bytes // ranks for node, ranks in nodes]
+        usable[0] -= beside  # the first member has rank 0
         engine = Engine(
             config=config,
             world=world,
             kind=kind,
             kv_bits=recipe.kv_bits,
             weight_bytes=rank_weight_bytes(config, sizes, world, kind),
-            usable_bytes=min(node.usable_bytes // ranks for node, ranks in nodes),
+            usable_bytes=min(usable),
             sequences=options.limits.sequences,
             context=model.context,
             cores=min(node.cores // ranks for node, ranks in nodes) or 1,
-            fused=all(node.blas.name in ("Metal", "CUDA") for node, _ in nodes),
+            fused=fused,
+            draft_bytes=beside,
         )
         space = room(engine, options.limits.kv_tokens, options.kv_bytes)
         limits = replace(
@@ -240,20 +270,21 @@ async def _gather(
     """This machine's agent, those we call, and as many as are to join."""
     host, port = options.control
     if options.local_ranks:
-        require_token(host, options.token)
-        agent = LocalAgent.run(host, options.token, options.orphan_grace)
+        identity = members.trust.local if members.trust is not None else None
+        agent = LocalAgent.run(host, identity, options.orphan_grace)
         address = await stack.enter_async_context(agent)
         _say_blas(await members.call(address, options.local_ranks), console)
     for address in options.dialled:
         _say_blas(await members.call(address), console)
+    if options.joining or (options.dialled and members.trust is not None):  # those renew there
+        await stack.enter_async_context(members.listen(host, port))
     if not options.joining:
         return
     coordinator.waiting_for(f"{options.joining} workers to join")
-    await stack.enter_async_context(members.listen(host, port))
-    _say(
-        console,
-        f"waiting for {options.joining} to run: tandem worker --join {join_address(host, port)}",
-    )
+    command = f"tandem worker --join {join_address(host, port)}"
+    if members.trust is not None:
+        command += " --token TOKEN (`tandem token create` prints one)"
+    _say(console, f"waiting for {options.joining} to run: {command}")
     here = len(members.roster)
     wanted = here + options.joining
     while here < wanted:

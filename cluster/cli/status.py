@@ -51,7 +51,7 @@ def status(
             _watch(client, console, interval)
             return
         raw = get(client, "/cluster")
-        view = _parse(raw)
+        view = parse_view(raw)
         if as_json:
             typer.echo(json.dumps(raw, indent=2, ensure_ascii=False))
         else:
@@ -62,13 +62,13 @@ def status(
 
 def _watch(client: httpx.Client, console: Console, interval: float) -> None:
     """Draw until Ctrl-C. A server that goes away is waited for."""
-    drawn: RenderableType = picture(_parse(get(client, "/cluster")))
+    drawn: RenderableType = picture(parse_view(get(client, "/cluster")))
     with Live(drawn, console=console, auto_refresh=False, screen=console.is_terminal) as live:
         try:
             while True:
                 time.sleep(interval)
                 try:
-                    drawn = picture(_parse(get(client, "/cluster")))
+                    drawn = picture(parse_view(get(client, "/cluster")))
                     live.update(drawn, refresh=True)
                 except VersionMismatch:
                     raise
@@ -78,7 +78,8 @@ def _watch(client: httpx.Client, console: Console, interval: float) -> None:
             return
 
 
-def _parse(raw: object) -> ClusterView:
+def parse_view(raw: object) -> ClusterView:
+    """What `GET /cluster` has answered; raises VersionMismatch when it is in other terms."""
     try:
         return CLUSTER.validate_python(raw)
     except ValidationError as error:

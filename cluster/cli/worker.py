@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli.options import KV_PRIVACY, TokenFile
+from cluster.cli.options import KV_PRIVACY, TrustFolder
+from cluster.core.errors import BadConfiguration
 
 
 def worker(
@@ -33,7 +34,23 @@ def worker(
     port: Annotated[
         int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)
     ] = 8644,
-    token_file: TokenFile = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TANDEM_JOIN_TOKEN",
+            help="Join token that `tandem token create` printed on the server. It is needed once: "
+            "the machine gets a certificate for it, keeps that, and renews it by itself.",
+            show_default=False,
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the join token, where others could see a command line.",
+            metavar="PATH",
+        ),
+    ] = None,
+    trust: TrustFolder = None,
     kv_dir: Annotated[
         Path | None,
         typer.Option(
@@ -56,17 +73,16 @@ def worker(
     The worker tells the server about this machine, starts one engine when it is asked to, and
     ends it when the server is done. Stop it with Ctrl-C.
 
-    **Example:** both machines get the same secret; the first one serves, the second one joins.
+    **Example:** the first machine serves and prints a token; the second one joins with it.
 
-        export TANDEM_JOIN_TOKEN=...
+        tandem token create
         tandem serve --nodes 1 --host 192.168.1.10
-        tandem worker --join 192.168.1.10:8643
+        tandem worker --join 192.168.1.10:8643 --token tdj1_...
     """
     # Imported here so that `tandem worker --help` answers at once.
     import anyio
 
     from cluster.node.worker import run_worker
-    from cluster.wire.security import read_token
 
     anyio.run(
         until_signal,
@@ -75,12 +91,21 @@ def worker(
             join=join,
             host=host,
             port=port,
-            token=read_token(token_file),
+            token=token if token_file is None else read_token(token_file),
+            trust=trust,
             orphan_grace=orphan_grace,
             kv_dir="" if kv_dir is None else str(kv_dir.expanduser().absolute()),
             say=functools.partial(typer.echo, err=True),
         ),
     )
+
+
+def read_token(file: Path) -> str:
+    """The token in a file; raises BadConfiguration when it can't be read."""
+    try:
+        return file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadConfiguration(f"can't read the join token from {file}: {error}") from error
 
 
 async def until_signal(run: Callable[[], Awaitable[None]]) -> None:

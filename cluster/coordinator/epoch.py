@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from cluster.coordinator.members import Member
+from cluster.coordinator.paths import Paths
 from cluster.coordinator.ranks import Ranks
 from cluster.core.cluster import (
     Alive,
@@ -28,13 +29,12 @@ from cluster.core.errors import (
     NodeLost,
     NodeUnreachable,
     NotFound,
-    ProtocolError,
     Regrouped,
     SetupError,
-    TandemError,
 )
 from cluster.core.ids import Epoch, Rank
 from cluster.core.versions import versions
+from cluster.placement.edges import ring_hosts
 from cluster.wire.engine_client import EngineClient, connect
 
 
@@ -79,7 +79,22 @@ class Recipe:
     disk_bytes: int = 0
     """What they may take on each machine."""
     kv_bits: int = 0
-    """As in LaunchSpec."""
+    """As in LaunchSpec, as are the next two."""
+    draft_model: str = ""
+    draft_digest: str = ""
+
+    def same(self, spec: LaunchSpec) -> bool:
+        """An engine that was launched with `spec` does what this says."""
+        mine = (self.digest, self.kv_bits, self.kv_dir, self.draft_digest)
+        return mine == (spec.model_digest, spec.kv_bits, spec.kv_dir, spec.draft_digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one rank's engine is to run, or runs, and with what orders."""
+
+    member: Member
+    spec: LaunchSpec
 
 
 Progress = Callable[[Sequence[EngineState]], None]
@@ -94,50 +109,70 @@ STOP_SECONDS = 3.0
 longer: the next epoch does without it."""
 
 
+async def places(
+    epoch: Epoch, members: Sequence[Member], kind: str, recipe: Recipe, paths: Paths
+) -> list[Place]:
+    """Orders for a new group, by rank. `kind` says how several ranks split the model: "tensor"
+    or "pipeline". Raises NodeUnreachable."""
+    ring = paths.ring(members)
+    rdma = paths.rdma(members, ring)
+    ordered = [members[place] for place in ring.order]
+    hosts = [member for member in ordered for _ in range(member.ranks)]
+    world = len(hosts)
+    counts = [member.ranks for member in members]
+    listening = ring_hosts(ring, counts, alone=members[0].host)
+    secret = secrets.token_urlsafe(32)
+    addresses = await _reserve(ordered, listening) if world > 1 else ()
+    backend = "jaccl" if rdma else "ring"
+    return [
+        Place(
+            member,
+            LaunchSpec(
+                epoch=epoch,
+                secret=secret,
+                model=recipe.model,
+                model_digest=recipe.digest,
+                plan=_plan(world, Rank(rank), kind, backend),
+                ring=addresses,
+                rdma=rdma or (),
+                threads=max(1, member.description.cores // member.ranks),
+                kv_bits=recipe.kv_bits,
+                kv_dir=recipe.kv_dir,
+                draft_model=recipe.draft_model,
+                draft_digest=recipe.draft_digest,
+            ),
+        )
+        for rank, member in enumerate(hosts)
+    ]
+
+
 @asynccontextmanager
 async def open_epoch(
-    epoch: Epoch,
-    members: Sequence[Member],
-    kind: str,
+    group: Sequence[Place],
     recipe: Recipe,
     progress: Progress,
     failed: Callable[[Member], None],
+    *,
+    adopt: bool = False,
 ) -> AsyncIterator[Group]:
-    """Launch an engine per rank, shake hands with each, and yield the group. `kind` says how
-    several ranks split the model: "tensor" or "pipeline". `failed` is told on which machine an
-    engine did not come up.
+    """Launch an engine for each place, by rank, or `adopt` those that run there; shake hands with
+    each, and yield the group. `failed` is told on which machine an engine did not come up.
 
     Leaving it ends every engine. Raises the SetupError of the first engine that does not come
     up; once up, an EpochEnded when one exits or its machine is gone. Both may come wrapped in
     an ExceptionGroup.
     """
-    engines = [
-        EngineState(Rank(rank), member)
-        for rank, member in enumerate(m for m in members for _ in range(m.ranks))
-    ]
-    world = len(engines)
-    ring = await _reserve(engines) if world > 1 else ()
-    secret = secrets.token_urlsafe(32)
-    specs = [
-        LaunchSpec(
-            epoch=epoch,
-            secret=secret,
-            model=recipe.model,
-            model_digest=recipe.digest,
-            plan=_plan(world, engine.rank, kind),
-            ring=ring,
-            threads=max(1, engine.member.description.cores // engine.member.ranks),
-            kv_bits=recipe.kv_bits,
-            kv_dir=recipe.kv_dir,
-        )
-        for engine in engines
-    ]
+    engines = [EngineState(place.spec.plan.rank, place.member) for place in group]
+    specs = [place.spec for place in group]
+    epoch = specs[0].epoch
     ready = [asyncio.get_running_loop().create_future() for _ in engines]
     broken = True
     try:
-        async with asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as tasks:
             following = [
-                group.create_task(_follow(engine, spec, future, lambda: progress(engines), failed))
+                tasks.create_task(
+                    _follow(engine, spec, future, lambda: progress(engines), failed, adopt=adopt)
+                )
                 for engine, spec, future in zip(engines, specs, ready, strict=True)
             ]
             await asyncio.gather(*ready)
@@ -155,11 +190,12 @@ async def open_epoch(
         broken = errors.subgroup(Regrouped) is None
         raise
     finally:
+        members = dict.fromkeys(place.member for place in group)
         await asyncio.gather(*(_stop(member, epoch, now=broken) for member in members))
 
 
-def _plan(world: int, rank: Rank, kind: str) -> ShardPlan:
-    return ShardPlan(world, rank, kind, "ring") if world > 1 else ShardPlan(1, rank)
+def _plan(world: int, rank: Rank, kind: str, backend: str) -> ShardPlan:
+    return ShardPlan(world, rank, kind, backend) if world > 1 else ShardPlan(1, rank)
 
 
 def _group(
@@ -169,6 +205,8 @@ def _group(
     recipe: Recipe,
 ) -> Group:
     facts = [client.hello.facts for client in clients]
+    if len({fact.taken for fact in facts if fact}) > 1:
+        raise EpochEnded("the coordinator before this one died between two ranks")
     for engine, fact in zip(engines, facts, strict=True):
         engine.weight_bytes = fact.weight_bytes if fact else 0
     trimmable = all(fact is not None and fact.trimmable for fact in facts)
@@ -177,11 +215,12 @@ def _group(
     return Group(epoch, backend, engines, Ranks(clients), trimmable, disk_bytes)
 
 
-async def _reserve(engines: Sequence[EngineState]) -> tuple[str, ...]:
-    """A free data-plane port for each rank, "host:port" by rank."""
+async def _reserve(members: Sequence[Member], hosts: Sequence[str]) -> tuple[str, ...]:
+    """A free data-plane port for each rank, "host:port" by rank; `hosts` are where they listen."""
     addresses: list[str] = []
-    for member in dict.fromkeys(engine.member for engine in engines):
-        host, ports = await member.client.reserve_ports(member.ranks)
+    for member in members:
+        host = hosts[len(addresses)]
+        _, ports = await member.client.reserve_ports(member.ranks, host)
         addresses.extend(f"{host}:{port}" for port in ports)
     return tuple(addresses)
 
@@ -192,12 +231,15 @@ async def _follow(
     ready: asyncio.Future[None],
     changed: Callable[[], None],
     failed: Callable[[Member], None],
+    *,
+    adopt: bool,
 ) -> None:
-    """Launch one engine and keep its state current until it exits, which raises. When the call
-    breaks, its agent is called again: it keeps the engine for a while."""
+    """Launch one engine, or adopt it, and keep its state current until it exits, which raises.
+    When the call breaks, its agent is called again: it keeps the engine for a while."""
     loop = asyncio.get_running_loop()
     heard = loop.time()
-    told = engine.member.client.launch(spec)
+    client = engine.member.client
+    told = client.attach(spec.epoch, spec.plan.rank) if adopt else client.launch(spec)
     while True:
         try:
             async with aclosing(told) as events:
@@ -209,13 +251,15 @@ async def _follow(
         except (SetupError, NotFound) as error:
             if not ready.done():
                 failed(engine.member)
+                if isinstance(error, NotFound):
+                    raise LaunchFailed(str(error)) from error
                 raise
             if isinstance(error, NotFound) or loop.time() - heard > REACH_SECONDS:
                 host = engine.member.description.hostname
                 engine.exit = f"the engine of rank {engine.rank} on {host} is gone: {error}"
                 raise NodeLost(engine.exit) from error
         await asyncio.sleep(RETRY_SECONDS)
-        told = engine.member.client.attach(spec.epoch, spec.plan.rank)
+        told = client.attach(spec.epoch, spec.plan.rank)
 
 
 def _note(engine: EngineState, event: EngineEvent, ready: asyncio.Future[None]) -> None:
@@ -248,9 +292,15 @@ async def _connected(
         clients = []
         for engine, spec in zip(engines, specs, strict=True):
             hello = Hello(spec.epoch, recipe.incarnation, versions(), recipe.digest, spec.plan)
-            clients.append(
-                await stack.enter_async_context(connect(engine.endpoint, spec.secret, hello))
+            member = engine.member
+            connection = connect(
+                engine.endpoint,
+                spec.secret,
+                hello,
+                member.client.identity,
+                member.description.node_id,
             )
+            clients.append(await stack.enter_async_context(connection))
         yield clients
 
 
@@ -264,11 +314,8 @@ async def _stop(member: Member, epoch: Epoch, *, now: bool) -> None:
             await member.client.stop(epoch)
 
 
-async def crashed(error: TandemError, members: Sequence[Member]) -> bool:
-    """True when what ended an epoch may have been a request: an engine failed by itself, and all
-    machines are there. One whose neighbour is gone fails too."""
-    if type(error) is not EpochEnded and not isinstance(error, EngineCrashed | ProtocolError):
-        return False
+async def all_answer(members: Sequence[Member]) -> bool:
+    """True when the agents of all of `members` are there."""
     try:
         await asyncio.gather(*(member.client.describe() for member in members))
     except NodeUnreachable:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import structlog
 
 from cluster.core.errors import LaunchFailed
-from cluster.wire.security import TOKEN_VARIABLE, split_address
+from cluster.wire.security import split_address
 from cluster.wire.status import by_name
 
 START_SECONDS = 20.0
@@ -29,22 +29,22 @@ class LocalAgent:
     sees the end of the file, waits `orphan_grace` seconds and ends its engines and itself.
     """
 
-    def __init__(self, host: str, token: str | None, orphan_grace: float) -> None:
+    def __init__(self, host: str, identity: Path | None, orphan_grace: float) -> None:
         self._host = host
-        self._token = token
+        self._identity = identity
         self._orphan_grace = orphan_grace
         self.address = ""
         """"host:port", once it has been started."""
 
     @classmethod
     @asynccontextmanager
-    async def run(cls, host: str, token: str | None, orphan_grace: float) -> AsyncIterator[str]:
-        """Keep an agent running on `host`, and yield its address.
+    async def run(cls, host: str, identity: Path | None, orphan_grace: float) -> AsyncIterator[str]:
+        """Keep an agent running on `host`, with the identity in that file, and yield its address.
 
         Raises LaunchFailed, or what the agent says is wrong, when it can't be started (again);
         that may come wrapped in an ExceptionGroup.
         """
-        agent = cls(host, token, orphan_grace)
+        agent = cls(host, identity, orphan_grace)
         process = await agent._start(port=0)
         async with asyncio.TaskGroup() as group:
             keeping = group.create_task(agent._keep(process), name="local agent")
@@ -69,13 +69,14 @@ class LocalAgent:
             "--port": str(port),
             "--orphan-grace": str(self._orphan_grace),
         }
+        if self._identity is not None:
+            options["--identity"] = str(self._identity)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "cluster.node", "--parent-pipe"),
             *(word for option in options.items() for word in option),
             stdin=PIPE,
             stdout=PIPE,
-            env={**os.environ, **({TOKEN_VARIABLE: self._token} if self._token else {})},
         )
         try:
             self.address = await _listening(process)

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Self
 
 import structlog
 
+from cluster.coordinator.trust import Trust
 from cluster.core.clock import Clock
 from cluster.core.cluster import NodeDescription
-from cluster.core.errors import BadConfiguration, NotAuthorized, TandemError
+from cluster.core.errors import BadConfiguration, NodeUnreachable, NotAuthorized, TandemError
+from cluster.core.identity import Claim, claim
 from cluster.core.versions import require_same
 from cluster.membership.roster import Node, Presence, Roster
 from cluster.wire.node_client import NodeClient
@@ -26,6 +28,9 @@ from cluster.wire.security import is_loopback, split_address
 
 RETRY_SECONDS = 0.5
 """Between attempts to reach an agent that does not answer."""
+
+ANSWER_SECONDS = 1.0
+"""For an agent that is to take part in the next epoch."""
 
 log = structlog.get_logger()
 
@@ -57,14 +62,15 @@ class Member:
 class Members:
     """All machines that were called or have joined. Implements RegistryHandler."""
 
-    def __init__(self, clock: Clock, token: str | None, tasks: asyncio.TaskGroup) -> None:
-        """`tasks` owns the tasks that attend to them."""
+    def __init__(self, clock: Clock, trust: Trust | None, tasks: asyncio.TaskGroup) -> None:
+        """`trust` says who may take part, and is needed beyond loopback; `tasks` owns the tasks
+        that attend to them."""
         self.cluster = socket.gethostname()
+        self.trust = trust
         self.roster = Roster()
         self.changed = asyncio.Event()
         """Set whenever a machine comes, goes or is to be drained."""
         self._clock = clock
-        self._token = token
         self._tasks = tasks
         self._members: dict[str, Member] = {}
         self._joined: dict[str, asyncio.Task[None]] = {}
@@ -72,12 +78,20 @@ class Members:
 
     @asynccontextmanager
     async def listen(self, host: str, port: int) -> AsyncIterator[Self]:
-        """Let workers join at host:port. Raises AddressInUse or BadConfiguration."""
-        server = await RegistryServer.start(host, port, self._token, self)
-        try:
+        """Let workers join at host:port, and with trust let machines enroll beside it. Raises
+        AddressInUse or BadConfiguration."""
+        async with AsyncExitStack() as stack:
+            if self.trust is not None:
+                await stack.enter_async_context(self.trust.enrolling(host, port))
+            server = await RegistryServer.start(
+                host,
+                port,
+                self,
+                self.trust.identity if self.trust is not None else None,
+                self.trust.authority if self.trust is not None else None,
+            )
+            stack.push_async_callback(server.stop)
             yield self
-        finally:
-            await server.stop()
 
     async def call(self, address: str, ranks: int = 1) -> Member:
         """The machine whose agent listens at "host:port", which from now on is attended to.
@@ -91,9 +105,7 @@ class Members:
     @contextmanager
     def member(self, node: NodeDescription) -> Iterator[None]:
         """See RegistryHandler. A worker whose stream ends is gone once its agent is silent."""
-        known = self.roster.find(node.node_id)
-        if known is not None and node.incarnation < known.incarnation:
-            self.roster.arrive(node.node_id, node.incarnation, self._clock.now())  # refuses
+        self._compare(node)
         address = node.agent_address
         if address not in self._joined:
             task = self._tasks.create_task(self._attend_guest(address), name=f"attend {address}")
@@ -105,19 +117,15 @@ class Members:
         """The members behind the roster's entries."""
         return [self._members[node.id] for node in nodes]
 
-    def entries(self, members: Sequence[Member]) -> list[Node]:
-        """The roster's entries of those of `members` that are here."""
-        found = (self.roster.find(member.id) for member in members)
-        return [node for node in found if node is not None]
-
-    def usable(self) -> list[Node]:
-        """See Roster."""
-        return self.roster.usable(self._clock.now())
-
-    def lost(self, members: Sequence[Member]) -> list[str]:
-        """Host names of those that are gone."""
-        gone = self.roster.gone([member.id for member in members], self._clock.now())
-        return [member.description.hostname for member in members if member.id in gone]
+    async def answering(self) -> list[Member]:
+        """Those that the next epoch may use, and whose agents answer now: one that does not is
+        left out for a while, long before its silence says that it is gone."""
+        asked = self.of(self.roster.usable(self._clock.now()))
+        there = await asyncio.gather(*map(_answers, asked))
+        for member, answers in zip(asked, there, strict=True):
+            if not answers:
+                self.failed(member)
+        return [member for member, answers in zip(asked, there, strict=True) if answers]
 
     def failed(self, member: Member) -> None:
         """An engine did not come up on it: others are preferred for a while."""
@@ -139,7 +147,8 @@ class Members:
         """Keep what is known of the agent at `address` current; tries again for ever, unless it
         can't be reached at `first`."""
         said = ""
-        async with NodeClient(address, token=self._token) as client:
+        identity = self.trust.identity if self.trust is not None else None
+        async with NodeClient(address, identity) as client:
             while True:
                 try:
                     member = await self._greet(client, ranks)
@@ -181,7 +190,11 @@ class Members:
         """Ask what machine it is. Raises NodeUnreachable, NotAuthorized, or VersionMismatch with
         every difference by name."""
         description = await client.describe()
+        if self.trust is not None:
+            self.trust.require(description.node_id)
+            await client.pin(description.node_id)
         require_same(description.versions, f"the node {description.hostname} ({client.address})")
+        self._compare(description)
         member = Member(client, description, ranks)
         self.roster.arrive(
             member.id,
@@ -189,10 +202,31 @@ class Members:
             self._clock.now(),
             ranks=ranks,
             wireless=member.wireless,
+            name=description.hostname,
         )
         self._members[member.id] = member
         self.changed.set()
         return member
+
+    def _compare(self, node: NodeDescription) -> None:
+        """Raise NotAuthorized when a machine that is here has the node's id, and is not the node
+        or was started later. One that is silent gives way."""
+        known = self.roster.find(node.node_id)
+        if known is None:
+            return
+        match claim(self._members[known.id].description, node):
+            case Claim.GHOST:
+                raise NotAuthorized(f"{node.node_id} has been started again since, and is here")
+            case Claim.COPY:
+                if known.presence(self._clock.now()) is not Presence.DEAD:
+                    raise NotAuthorized(
+                        f"{node.node_id} is here already, and {node.hostname} is another machine "
+                        "(or was started anew just now): was its disk copied? Two machines can't "
+                        "have one id"
+                    )
+                self.roster.leave(known.id, known.incarnation)
+            case Claim.SAME | Claim.RESTARTED:
+                pass
 
     async def _listen(self, member: Member) -> None:
         """Note each sign of life; raises NodeUnreachable when they end."""
@@ -201,6 +235,19 @@ class Members:
                 now = self._clock.now()
                 if not self.roster.heard(member.id, member.description.incarnation, now):
                     raise NotAuthorized(f"{member.id} was started again elsewhere")
+                if self.trust is not None and self.trust.is_revoked(member.id):
+                    self.roster.leave(member.id, member.description.incarnation)
+                    self.changed.set()
+                    self.trust.require(member.id)
+
+
+async def _answers(member: Member) -> bool:
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await member.client.describe()
+    except (NodeUnreachable, TimeoutError):
+        return False
+    return True
 
 
 def check_reach(members: Iterable[Member]) -> None:
@@ -212,5 +259,5 @@ def check_reach(members: Iterable[Member]) -> None:
     if inside and outside:
         raise BadConfiguration(
             f"engines on {inside[0]} can't be reached from {outside[0]}: give this machine's "
-            "address on that network with --control ADDRESS:PORT (and a join token)"
+            "address on that network with --control ADDRESS:PORT"
         )

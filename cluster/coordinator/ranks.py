@@ -83,16 +83,7 @@ class Ranks:
         self.peak_bytes = [result.peak_bytes for result in results]
         self.last_seq = [result.seq for result in results]
         self.results = results
-        first, *others = results
-        for rank, other in enumerate(others, start=1):
-            if other.seq != first.seq:
-                raise StepRefused(f"rank {rank} answers step {other.seq}, rank 0 {first.seq}")
-            if other.digest != first.digest:
-                raise DigestMismatch(
-                    f"step {first.seq}: digest {other.digest:08x} on rank {rank}, "
-                    f"{first.digest:08x} on rank 0"
-                )
-        return first
+        return agreed(results)
 
     def shelved(self) -> tuple[Shelved, ...]:
         everywhere: list[Shelved] = []
@@ -134,6 +125,21 @@ class Ranks:
             self._news.put_nowait(together([each.popleft() for each in told]))
             if not any(told):
                 del self._told[key]
+
+
+def agreed(results: Sequence[StepResult]) -> StepResult:
+    """What the ranks' results, rank 0's first, come to: its own, if all have done the same step
+    alike. Raises StepRefused or DigestMismatch."""
+    first, *others = results
+    for rank, other in enumerate(others, start=1):
+        if other.seq != first.seq:
+            raise StepRefused(f"rank {rank} answers step {other.seq}, rank 0 {first.seq}")
+        if other.digest != first.digest:
+            raise DigestMismatch(
+                f"step {first.seq}: digest {other.digest:08x} on rank {rank}, "
+                f"{first.digest:08x} on rank 0"
+            )
+    return first
 
 
 def together(news: Sequence[ShelfNews]) -> ShelfNews:

@@ -1,4 +1,7 @@
-"""Keeps an epoch running: forms a group, drives it, forms the next when it ends."""
+"""Keeps an epoch running: forms a group, drives it, forms the next when it ends.
+
+What is decided, is decided in `cluster/membership/epochs.py`.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +11,22 @@ from dataclasses import dataclass
 
 import structlog
 
+from cluster.coordinator.adopt import left_behind
 from cluster.coordinator.coordinator import Coordinator
 from cluster.coordinator.drive import WATCH_SECONDS, drive, first_leaf
-from cluster.coordinator.epoch import Progress, Recipe, crashed, open_epoch
+from cluster.coordinator.epoch import Progress, Recipe, all_answer, open_epoch, places
 from cluster.coordinator.members import Member, Members
+from cluster.coordinator.paths import Paths
 from cluster.core.config import Limits
-from cluster.core.errors import (
-    EpochEnded,
-    LaunchFailed,
-    NodeLost,
-    ProtocolError,
-    Regrouped,
-    SetupError,
-    TandemError,
-)
+from cluster.core.errors import EpochEnded, ProtocolError, SetupError
 from cluster.core.ids import Epoch
 from cluster.core.view import ServedModel
-from cluster.membership.choice import choose
-from cluster.membership.roster import DEAD_SECONDS, Node
+from cluster.membership.epochs import Epochs
+from cluster.membership.roster import Node
 from cluster.text.tokenizer import Tokenizer
 
-FORMING_ATTEMPTS = 2
-"""Before the first epoch runs: a port that was free a moment ago may be taken by now."""
-PAUSES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-"""Seconds between attempts after an epoch has ended; the last one repeats."""
-QUIET_SECONDS = 5.0
-"""Without a request, after which a larger group may be formed."""
+PROBE_SECONDS = 15.0
+"""Between two looks at the links of machines that are left out."""
 
 log = structlog.get_logger()
 
@@ -68,11 +61,11 @@ class Runner:
         self._coordinator = coordinator
         self._tokenizer = tokenizer
         self._members = members
+        self._paths = Paths()
         self._fit = fit
+        self._epochs = Epochs(members.roster, self._fitting)
         self._recipe = recipe
         self._progress = progress
-        self._epoch = 0
-        self._quiet_since: float | None = None
         self.started = asyncio.Event()
         """Set when the first epoch runs."""
 
@@ -87,93 +80,89 @@ class Runner:
                 watching.cancel()
 
     async def _run(self) -> None:
-        failures = 0
+        epochs = self._epochs
         while True:
-            nodes: Sequence[Node] = ()
+            members: list[Member] = []
             try:
-                nodes, fitting = self._choose()
-                await self._one_epoch(self._members.of(nodes), fitting)
+                await self._paths.probe(await self._members.answering())
+                nodes, fitting = epochs.next(self._coordinator.clock.now())
+                members = self._members.of(nodes)
+                await self._one_epoch(members, fitting)
             except* (EpochEnded, ProtocolError) as errors:
-                failures = 0
-                error = _known(errors)
+                error = first_leaf(errors)
+                assert isinstance(error, EpochEnded | ProtocolError)
                 self._ended(error)
-                if await crashed(error, self._members.of(nodes)):
+                if epochs.ended(error) and await all_answer(members):
                     self._coordinator.crashed()
             except* SetupError as errors:
-                failures += 1
-                error = _known(errors)
-                again = isinstance(error, LaunchFailed) and failures < FORMING_ATTEMPTS
-                if not self.started.is_set() and not again:
-                    raise error from None
-                self._ended(error)
-            await self._pause(PAUSES[min(failures, len(PAUSES) - 1)])
+                failure = first_leaf(errors)
+                assert isinstance(failure, SetupError)
+                epochs.failed(failure)
+                self._ended(failure)
+            await self._pause(epochs.pause)
 
-    def _choose(self) -> tuple[Sequence[Node], Fitting]:
-        """The next group; raises the SetupError that says why there is none."""
-        return choose(self._members.usable(), lambda group: self._fit(self._members.of(group)))
+    def _fitting(self, group: Sequence[Node]) -> Fitting:
+        members = self._members.of(group)
+        self._paths.ring(members)
+        return self._fit(members)
 
     async def _one_epoch(self, members: Sequence[Member], fitting: Fitting) -> None:
         """Form a group and drive it until it ends, which raises."""
-        self._epoch += 1
         coordinator = self._coordinator
         if not self.started.is_set():
             coordinator.waiting_for("loading the model")
+        epochs = self._epochs
+        left = await left_behind(members, self._recipe) if epochs.number == 1 else []
+        adopt = bool(left) and {place.member for place in left} == set(members)
+        if adopt:
+            epochs.number, group = left[0].spec.epoch, left
+        else:
+            group = await places(
+                Epoch(epochs.number), members, fitting.kind, self._recipe, self._paths
+            )
         async with open_epoch(
-            Epoch(self._epoch),
-            members,
-            fitting.kind,
-            self._recipe,
-            self._progress,
-            self._members.failed,
-        ) as group:
+            group, self._recipe, self._progress, self._members.failed, adopt=adopt
+        ) as formed:
             coordinator.tokenizer = await self._tokenizer
             coordinator.limits, coordinator.model = fitting.limits, fitting.model
-            coordinator.group = group
-            self._members.roster.worked([member.id for member in members])
+            coordinator.group = formed
+            epochs.begun()
             self.started.set()
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._watch_members(members), name="watch members")
+                    tasks.create_task(self._watch_members(), name="watch members")
+                    tasks.create_task(self._probe_again(len(members)), name="probe again")
                     await drive(
                         coordinator,
-                        group.epoch,
-                        group.ranks,
-                        trimmable=group.trimmable,
-                        disk_bytes=group.disk_bytes,
+                        formed.epoch,
+                        formed.ranks,
+                        trimmable=formed.trimmable,
+                        disk_bytes=formed.disk_bytes,
                     )
             finally:
                 coordinator.group = None
 
-    async def _watch_members(self, members: Sequence[Member]) -> None:
-        """End the epoch when a machine of it is gone or to be free, or a better group can be
-        had and nobody is served."""
+    async def _watch_members(self) -> None:
+        """End the epoch when its machines are no longer the right ones."""
+        coordinator = self._coordinator
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            lost = self._members.lost(members)
-            # A machine whose steps advance is not gone, whatever its agent does (invariant 7).
-            if lost and self._coordinator.silent_for() > DEAD_SECONDS:
-                raise NodeLost(f"{', '.join(lost)} gave no sign of life")
-            if any(node.draining for node in self._members.entries(members)):
-                raise Regrouped("a machine is to be free")
-            if self._quiet() and self._larger(members):
-                raise Regrouped("more machines are here")
+            self._epochs.look(
+                coordinator.clock.now(),
+                silent=coordinator.silent_for(),
+                idle=not coordinator.journal,
+            )
 
-    def _quiet(self) -> bool:
-        """True when there has been no request for a while."""
-        now = self._coordinator.clock.now()
-        if self._coordinator.journal:
-            self._quiet_since = None
-        elif self._quiet_since is None:
-            self._quiet_since = now
-        return self._quiet_since is not None and now - self._quiet_since >= QUIET_SECONDS
-
-    def _larger(self, members: Sequence[Member]) -> bool:
-        """True when the next group would have more ranks than this one."""
-        try:
-            nodes, _ = self._choose()
-        except SetupError:
-            return False
-        return sum(node.ranks for node in nodes) > sum(member.ranks for member in members)
+    async def _probe_again(self, members: int) -> None:
+        """While machines are here that the epoch does without: perhaps a cable was mended."""
+        while True:
+            await asyncio.sleep(PROBE_SECONDS)
+            if len(self._members.roster.usable(self._coordinator.clock.now())) <= members:
+                continue
+            try:
+                await self._paths.probe(await self._members.answering())
+            except SetupError as error:
+                log.warning("links could not be probed", reason=str(error))
 
     async def _watch_between(self) -> None:
         """Deadlines of requests that wait for an epoch."""
@@ -191,13 +180,6 @@ class Runner:
         except TimeoutError:
             pass
 
-    def _ended(self, error: TandemError) -> None:
-        log.warning("the epoch ended", epoch=self._epoch, reason=str(error))
+    def _ended(self, error: BaseException) -> None:
+        log.warning("the epoch ended", epoch=self._epochs.number, reason=str(error))
         self._coordinator.waiting_for(f"forming a new group: {error}")
-
-
-def _known(errors: BaseExceptionGroup[TandemError]) -> TandemError:
-    """The first real error of a group: a TandemError, as the group's type says."""
-    error = first_leaf(errors)
-    assert isinstance(error, TandemError)
-    return error

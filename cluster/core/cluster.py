@@ -49,13 +49,16 @@ class EngineFacts:
     weight_bytes: int
     memory_bytes: int
     last_seq: int
-    """Last step applied in this epoch; 0 before the first."""
+    """Steps applied in this epoch, those of earlier coordinators included; 0 before the first."""
     position_bytes: int = 0
     """Cache bytes of one position of one sequence."""
     slot_bytes: int = 0
     """Cache bytes of a slot that do not grow with its positions: windows, states."""
     shelved: int = 0
     """Prefixes found on disk; as many `Shelved` follow the hello."""
+    taken: int = 0
+    """Steps taken in this epoch, like `last_seq`; more than that while some are under way. Where
+    it differs between ranks, a coordinator died between them: the group can't go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +67,30 @@ class Hello:
 
     epoch: Epoch
     incarnation: int
-    """Of the coordinator; grows with each start. An engine refuses one lower than it has seen."""
+    """Of the coordinator; grows with each start. An engine refuses one lower than it has seen, and
+    drops the plan of the one before for a higher one."""
     versions: Versions
     model_digest: str
     plan: ShardPlan
     facts: EngineFacts | None = None
     """Filled in by the engine only."""
+    received: int | None = None
+    """Number of the last message received in this session (session.py). From a coordinator,
+    None begins a session."""
+
+    def differences(self, theirs: Hello) -> list[str]:
+        """By name, everything that must be equal and is not; empty when all is well."""
+        wrong = self.versions.differences(theirs.versions)
+        if self.epoch != theirs.epoch:
+            wrong.append(f"epoch {self.epoch} here, {theirs.epoch} there")
+        if self.model_digest != theirs.model_digest:
+            wrong.append(
+                f"model digest {self.model_digest[:12]} here, {theirs.model_digest[:12]} there "
+                "(other weights or tokenizer under the same name)"
+            )
+        if self.plan != theirs.plan:
+            wrong.append(f"shard plan {self.plan} here, {theirs.plan} there")
+        return wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +114,12 @@ class Address:
     ip: str
     kind: str
     """"thunderbolt", "ethernet", "wifi", "loopback" or "other"."""
+    speed_mbps: int = 0
+    """Of the interface, in 10^6 bits per second; 0 when it does not say."""
+    mtu: int = 0
+    """Bytes; 0 when not known."""
+    rdma: str = ""
+    """RDMA device of the interface with an active port ("rdma_en5"); empty for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +142,12 @@ class NodeDescription:
     agent_address: str
     """"host:port" of the agent's gRPC service."""
     incarnation: int = 0
-    """Of the agent: grows with each start."""
+    """Grows with each start of an agent of this machine; `cluster.core.identity` compares."""
+    boot_id: str = ""
+    """Of the running system: one machine has one at a time, and a copied disk does not copy it.
+    Empty when it can't be known."""
+    instance: str = ""
+    """Random, of this agent process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +169,12 @@ class LaunchSpec:
     """Bits of a cached value: 8 or 4, or 0 for the model's own type."""
     kv_dir: str = ""
     """Folder for prefixes on disk; empty for none."""
+    draft_model: str = ""
+    """As `model`, of the model that drafts; empty for none. Rank 0 loads it, the others must know
+    that there is one."""
+    draft_digest: str = ""
+    rdma: tuple[tuple[str, ...], ...] = ()
+    """For jaccl, by rank: its RDMA device towards each rank, "" towards itself; else empty."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 
 LARGEST_CHUNK = 2048
 """Bounds the activations of one prefill chunk."""
+DRAFT_ROWS = 8
+"""Nothing is drafted where more sequences than this decode together."""
+DRAFT_WINDOW = 512
+"""A draft model begins with so many of a sequence's latest ids, and begins anew once it has read
+twice as many: its cache stays small, and a prompt of any length costs it one chunk."""
 
 
 @dataclass(frozen=True, slots=True)

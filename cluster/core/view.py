@@ -21,7 +21,10 @@ class ServedModel:
     demo: bool
     """True for the tiny model that ships with Tandem."""
     rank_bytes: int = 0
-    """What each rank is planned to take at most: weights, full caches, working space."""
+    """What each rank is planned to take at most: weights, full caches, working space;
+    on rank 0 the draft model too."""
+    draft: str = ""
+    """The model that drafts for it; empty for none."""
 
 
 @dataclass(frozen=True, slots=True)

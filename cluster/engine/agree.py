@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import mlx.core as mx
 
 from cluster.engine.group import Group
@@ -30,3 +32,13 @@ class Agreement:
             # would never be evaluated, and its collectives never issued.
             chosen = mx.argmax(logits, axis=-1).astype(mx.int32)
         return mx.distributed.all_gather(chosen, group=self._group)[: chosen.shape[0]]
+
+    def tell(self, ids: mx.array | None, count: int) -> list[int]:
+        """What rank 0 alone has computed: `ids`, int32 `[count]`, None elsewhere. Waits for it, so
+        nothing else may be under way, and every rank must call it at the same place."""
+        if self._group is not None:
+            if ids is None:
+                ids = mx.zeros((count,), dtype=mx.int32)
+            ids = mx.distributed.all_gather(ids, group=self._group)[:count]
+        assert ids is not None
+        return cast("list[int]", ids.tolist())

@@ -116,6 +116,29 @@ class DecodeBatch:
                 part.bundle.cut(width - len(accepted[part.slots[0]]))
         self._tokens = mx.array([accepted[slot][-1] for slot in self.rows], dtype=mx.int32)
 
+    def rewind(self, lengths: Mapping[Slot, int]) -> None:
+        """Each row keeps so many positions, at most as many as it has; `feed` must follow."""
+        for part in self._parts:
+            for slot in part.slots:
+                sequence = self._slots[slot]
+                if isinstance(part.bundle, Single):
+                    part.bundle.cut(sequence.length - lengths[slot])
+                sequence.length = lengths[slot]
+
+    def feed(self, ids: Mapping[Slot, Sequence[int]]) -> mx.array:
+        """Feed each row `ids`, equally many, in place of its latest token: logits
+        `[rows, vocab]` behind the last of them. `advance` must follow before `forward`."""
+        logits = []
+        for part in self._parts:
+            sequences = [self._slots[slot] for slot in part.slots]
+            tokens = mx.array([list(ids[slot]) for slot in part.slots], dtype=mx.int32)
+            width = tokens.shape[1]
+            caches = part.bundle.begin([sequence.length for sequence in sequences], width)
+            logits.append(self._model(tokens, cache=caches)[:, -1])
+            for sequence in sequences:
+                sequence.length += width
+        return mx.concatenate(logits)
+
     def states(self) -> list[mx.array]:
         """Every array of the rows' caches."""
         return [array for part in self._parts for array in part.bundle.states()]

@@ -34,9 +34,10 @@ class Drafter:
         """`ids` are the prompt and what was generated of the answer before; at most `most` ids
         are drafted at once."""
         self._most = most
-        self._ids = list(ids)
-        self._known = len(self._ids)
-        self._hashes = _hashes(np.array(self._ids, dtype=np.uint64))
+        self.ids = list(ids)
+        """All of them so far; for others to read."""
+        self._known = len(self.ids)
+        self._hashes = _hashes(np.array(self.ids, dtype=np.uint64))
         self._latest: dict[tuple[int, ...], int] = {}
         """Where the ids after each gram of the answer begin."""
         self._rate = 0.0
@@ -52,9 +53,9 @@ class Drafter:
         if not self.active or self._place is None:
             return ()
         # What is copied may reach into the copy: a text that repeats itself goes on so.
-        period = len(self._ids) - self._place
+        period = len(self.ids) - self._place
         count = min(most, self._length)
-        return tuple(self._ids[self._place + i % period] for i in range(count))
+        return tuple(self.ids[self._place + i % period] for i in range(count))
 
     def note(self, ids: Sequence[int], drafted: int) -> None:
         """`ids` came next; `drafted` ids had been drafted for them, of which all that were
@@ -66,14 +67,14 @@ class Drafter:
             self._add(token)
 
     def _add(self, token: int) -> None:
-        hit = self._place is not None and self._ids[self._place] == token
+        hit = self._place is not None and self.ids[self._place] == token
         self._rate += WEIGHT * (hit - self._rate)
         self.active = self._rate >= (END if self.active else BEGIN)
-        self._ids.append(token)
-        end = len(self._ids)
+        self.ids.append(token)
+        end = len(self.ids)
         # The gram that ends before this id is followed by it.
         if end > max(GRAM, self._known):
-            self._latest[tuple(self._ids[end - GRAM - 1 : end - 1])] = end - 1
+            self._latest[tuple(self.ids[end - GRAM - 1 : end - 1])] = end - 1
         if hit and self._place is not None:
             self._place += 1  # the copy goes on
         else:
@@ -82,7 +83,7 @@ class Drafter:
     def _find(self) -> None:
         """Where the last gram occurred before, the latest place first."""
         self._place = None
-        gram = tuple(self._ids[-GRAM:])
+        gram = tuple(self.ids[-GRAM:])
         if len(gram) < GRAM:
             return
         found = self._latest.get(gram)
@@ -94,7 +95,7 @@ class Drafter:
         """The latest place in the first ids after `gram`, itself followed by an id."""
         wanted = _hashes(np.array(gram, dtype=np.uint64))[0]
         for start in np.flatnonzero(self._hashes == wanted)[::-1].tolist():
-            if tuple(self._ids[start : start + GRAM]) == gram and start + GRAM < len(self._ids):
+            if tuple(self.ids[start : start + GRAM]) == gram and start + GRAM < len(self.ids):
                 return int(start) + GRAM
         return None
 

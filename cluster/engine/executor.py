@@ -15,9 +15,11 @@ import mlx.core as mx
 from cluster.core.errors import StepRefused
 from cluster.core.ids import Slot
 from cluster.core.plan import Admit, Chunk, Park, Restore, Save, Step
+from cluster.engine.acceptance import Acceptance
 from cluster.engine.agree import Agreement
 from cluster.engine.batch import DecodeBatch
 from cluster.engine.draft import Drafter
+from cluster.engine.draft_model import DraftModel
 from cluster.engine.grammar import Grammars
 from cluster.engine.group import Group
 from cluster.engine.launch import Launch, Turn
@@ -26,13 +28,11 @@ from cluster.engine.ragged import plain, split
 from cluster.engine.sampler import Sampler
 from cluster.engine.shelf import Shelf
 from cluster.engine.slots import SlotTable, start, states
+from cluster.engine.speculation import Drafts, draft, may_draft
 
 SPLIT = 128
 """A last chunk of more tokens than this is forwarded in two, so that the output layer, often
 the widest, is computed for one position only."""
-VERIFIED = 16
-"""Positions of one iteration with drafts, all rows together: about as many as take little
-longer than one, because reading the weights is most of the work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,7 @@ class _Forward:
 
     logits: mx.array
     """`[n, vocab]`."""
-    drafts: tuple[tuple[int, ...], ...]
-    """As in Launch."""
+    drafts: Drafts
     slots: tuple[Slot, ...]
     """Of each row of the logits, as is the next."""
     places: tuple[int, ...]
@@ -61,21 +60,31 @@ class Executor:
         *,
         grammars: Callable[[int], Grammars] | None = None,
         shelf: Shelf | None = None,
+        draft_model: DraftModel | None = None,
     ) -> None:
-        """`grammars` makes rank 0's, given the vocabulary; without a `shelf`, nothing can be
-        saved."""
+        """`grammars` makes rank 0's, given the vocabulary; `shelf` as in `reset`. Either every rank
+        has a `draft_model` or none."""
         self._loaded = loaded
         self._model = loaded.model
         self._agreement = Agreement(group)
-        self._shelf = shelf
+        self._alone = group is None
+        self._draft_model = draft_model
         self.vocab = self._warm_up()
         """Number of ids that the model tells apart."""
         samples = self._agreement.samples
         self._grammars = grammars(self.vocab) if grammars is not None and samples else None
-        self._slots = SlotTable(loaded)
-        self._batch = DecodeBatch(self._model, self._slots, alone=group is None)
-        self._sampler = Sampler(self.vocab)
         self._turns: dict[Slot, Turn] = {}
+        self._sampler = Sampler(self.vocab)
+        self.reset(shelf)
+
+    def reset(self, shelf: Shelf | None) -> None:
+        """Begin anew, with empty slots: to be called when `note` was told of all launches.
+        Without a `shelf`, nothing can be saved."""
+        self._shelf = shelf
+        for slot in list(self._turns):
+            self._leave(slot)
+        self._slots = SlotTable(self._loaded)
+        self._batch = DecodeBatch(self._model, self._slots, alone=self._alone)
         self._unsettled: Launch | None = None
         """The latest launch, if it changed what only its ids can tell: lengths (where there were
         drafts), a grammar's state."""
@@ -98,7 +107,7 @@ class Executor:
         turns = self._turns_of(self._batch.rows)
         for _ in range(step.iterations):
             drafted = self._unsettled is not None and self._unsettled.drafts
-            if drafted or self._may_draft(turns):
+            if drafted or may_draft(turns):
                 yield None
             if all(turn.ended for turn in turns):
                 break
@@ -117,8 +126,12 @@ class Executor:
         accepted = launch.accept(ids)
         for i, got in enumerate(accepted):
             turn = launch.turns[i]
+            drafted = len(launch.drafts[i]) if launch.drafts else 0
+            modelled = launch.rows[i] in launch.modelled
             if turn.drafter is not None:
-                turn.drafter.note(got, len(launch.drafts[i]) if launch.drafts else 0)
+                turn.drafter.note(got, 0 if modelled else drafted)
+            if turn.acceptance is not None:
+                turn.acceptance.note(len(got), drafted if modelled else 0)
             if turn.constrained and not turn.ended and self._grammars is not None:
                 for token in got:
                     self._grammars.note(launch.rows[i], token)
@@ -183,6 +196,7 @@ class Executor:
             frozenset(admit.end_ids),
             constrained=bool(admit.grammar),
             drafter=Drafter(ids, admit.draft) if drafts else None,
+            acceptance=Acceptance(len(ids), admit.draft) if drafts and self._draft_model else None,
         )
         if self._agreement.samples:
             self._sampler.admit(admit)
@@ -194,20 +208,17 @@ class Executor:
         self._sampler.drop(slot)
         if self._grammars is not None:
             self._grammars.drop(slot)
+        if self._draft_model is not None:
+            self._draft_model.drop(slot)
         self._turns.pop(slot, None)
 
     # Launches
 
-    def _may_draft(self, turns: Sequence[Turn]) -> bool:
-        """True when the next iteration may have drafts, which depend on all ids before it."""
-        return len(turns) <= VERIFIED // 2 and any(
-            not turn.ended and turn.drafter is not None and turn.drafter.active for turn in turns
-        )
-
     def _forward(self, turns: tuple[Turn, ...]) -> _Forward:
         """Build a decode iteration up to its logits."""
         rows = self._batch.rows
-        drafts = self._drafts(turns)
+        drafted = draft(dict(zip(rows, turns, strict=True)), self._draft_model, self.vocab)
+        drafts = drafted.ids
         logits = self._batch.forward(dict(zip(rows, drafts, strict=True)) if drafts else None)
         lengths = tuple(self._slots[slot].length for slot in rows)
         if drafts:
@@ -218,7 +229,7 @@ class Executor:
             lengths = tuple(length + count for _, length, count in each)
         else:
             slots, places = rows, lengths
-        return _Forward(logits, drafts, slots, places, lengths)
+        return _Forward(logits, drafted, slots, places, lengths)
 
     def _decode(self, turns: tuple[Turn, ...], forward: _Forward) -> Launch:
         rows, drafts = self._batch.rows, forward.drafts
@@ -226,8 +237,8 @@ class Executor:
         launch = self._launch(
             rows, turns, forward.lengths, forward.logits, forward.slots, forward.places
         )
-        launch.drafts = drafts
-        if drafts:
+        launch.drafts, launch.modelled = drafts.ids, drafts.modelled
+        if drafts.ids:
             self._unsettled = launch
         else:
             self._batch.advance(launch.done)
@@ -337,17 +348,6 @@ class Executor:
         start([logits])
         allowed = self._grammars.allowed(slots)
         return None if allowed is None else mx.array(allowed)
-
-    def _drafts(self, turns: tuple[Turn, ...]) -> tuple[tuple[int, ...], ...]:
-        """What is drafted for each row; empty when nothing is for any."""
-        most = VERIFIED // len(turns) - 1
-        if most < 1:
-            return ()
-        drafts = tuple(
-            turn.drafter.draft(most) if turn.drafter is not None and not turn.ended else ()
-            for turn in turns
-        )
-        return drafts if any(drafts) else ()
 
     def _hand_over(self, launch: Launch, caches: list[mx.array]) -> None:
         """Hand the graph to MLX; `done` becomes available when all of it is computed."""

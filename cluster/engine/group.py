@@ -73,13 +73,12 @@ def _environment(spec: LaunchSpec) -> Iterator[None]:
 def _jaccl(spec: LaunchSpec) -> str:
     """RDMA over Thunderbolt 5, a full mesh. Not run on hardware yet.
 
-    `TANDEM_RDMA_DEVICES` holds the N x N matrix of device names as JSON (null on the
-    diagonal), as `mlx.distributed_config` writes it; rank 0's address coordinates.
+    MLX reads the N x N matrix of device names as JSON, with null on the diagonal; rank 0's
+    address coordinates.
     """
-    matrix = os.environ.get("TANDEM_RDMA_DEVICES", "")
-    if not matrix:
-        raise BadConfiguration("jaccl needs TANDEM_RDMA_DEVICES, the matrix of RDMA devices")
-    name = _json_file(json.loads(matrix))
+    if len(spec.rdma) != spec.plan.world:
+        raise BadConfiguration(f"jaccl with RDMA devices of {len(spec.rdma)} ranks")
+    name = _json_file([[device or None for device in row] for row in spec.rdma])
     os.environ["MLX_IBV_DEVICES"] = name
     os.environ["MLX_JACCL_COORDINATOR"] = spec.ring[0]
     return name

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from cluster.core.ids import Slot
+from cluster.engine.acceptance import Acceptance
 from cluster.engine.draft import Drafter
 from cluster.engine.sampler import Report
 
@@ -20,6 +21,8 @@ class Turn:
     constrained: bool = False
     """A grammar has to know its latest id before the next one is sampled."""
     drafter: Drafter | None = None
+    acceptance: Acceptance | None = None
+    """Of the draft model's ids, where there is one; never without a drafter."""
     ended: bool = False
     """It is known to have sampled an end id."""
 
@@ -41,6 +44,8 @@ class Launch:
     chunk that samples nothing. Used by nobody else, so that another thread may wait for it."""
     drafts: tuple[tuple[int, ...], ...] = ()
     """Of each row; empty when nobody drafted."""
+    modelled: frozenset[Slot] = frozenset()
+    """Rows whose drafts are the draft model's."""
     report: Report | None = None
     """On rank 0, when a row asked for logprobs."""
 

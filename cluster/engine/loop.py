@@ -19,18 +19,24 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
-from cluster.core.errors import StepRefused
-from cluster.core.ids import Epoch, Seq
+from cluster.core.engine_protocol import StepWindow
+from cluster.core.ids import Epoch
 from cluster.core.plan import Likelihood, Step, StepResult
 from cluster.engine.executor import Executor
 from cluster.engine.launch import Launch
+from cluster.engine.shelf import Shelf
 
 OUTSTANDING = 2
 """Launches on the device at the same time."""
 _END = object()
 """The step has no more launches."""
-PENDING = 4
-"""Steps that were taken and not answered yet; one more is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reset:
+    """A session begins: nothing of the steps before is kept."""
+
+    shelf: Shelf | None
 
 
 @dataclass(slots=True)
@@ -60,8 +66,8 @@ class _Flight:
 class StepLoop:
     """Executes the steps of one epoch on one rank.
 
-    `submit` and `close` may be called from any thread; `run` is the engine thread's body.
-    `on_result` is called on the waiter thread, once per step, in order.
+    `submit`, `reset` and `close` may be called from any thread; `run` is the engine thread's
+    body. `on_result` is called on the waiter thread, once per step, in order; it must not block.
     """
 
     def __init__(
@@ -74,9 +80,10 @@ class StepLoop:
     ) -> None:
         self._executor = executor
         self._epoch = epoch
+        self._window = StepWindow(epoch)
         self._on_result = on_result
         self._rank = rank
-        self._inbox: queue.SimpleQueue[Step | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Step | _Reset | None] = queue.SimpleQueue()
         self._outbox: queue.SimpleQueue[_Flight | _Work | None] = queue.SimpleQueue()
         """What the waiter waits for: launches, and after its launches each step."""
         self._permits = threading.Semaphore(OUTSTANDING)
@@ -88,14 +95,18 @@ class StepLoop:
         self._failure: Exception | None = None
         """Why the waiter has stopped; set before it lets go of the engine thread."""
         self._lock = threading.Lock()
-        self._taken = 0
-        self._answered = 0
+        """Held for the window, the inbox's order and the call of `on_result`."""
         self._last_done = 0.0
 
     @property
-    def last_seq(self) -> Seq:
-        """The last step answered; 0 before the first."""
-        return Seq(self._answered)
+    def taken(self) -> int:
+        """Steps taken, in all sessions."""
+        return self._window.taken
+
+    @property
+    def answered(self) -> int:
+        """Steps done, in all sessions."""
+        return self._window.answered
 
     def submit(self, step: Step) -> None:
         """Take `step`; never blocks.
@@ -104,14 +115,16 @@ class StepLoop:
         steps are under way already.
         """
         with self._lock:
-            if step.epoch != self._epoch:
-                raise StepRefused(f"step {step.seq} of epoch {step.epoch} in epoch {self._epoch}")
-            if step.seq != self._taken + 1:
-                raise StepRefused(f"step {step.seq} after step {self._taken}")
-            if self._taken - self._answered >= PENDING:
-                raise StepRefused(f"step {step.seq} while {PENDING} steps are not done")
-            self._taken += 1
+            self._window.take(step)
             self._inbox.put(step)
+
+    def reset(self, shelf: Shelf | None) -> None:
+        """A session begins; never blocks. The steps taken before are done, then all that they
+        have left behind is dropped, before the next step. From the return of this on, none of
+        their results is given to `on_result`. The steps that follow save to `shelf`."""
+        with self._lock:
+            self._window.reset()
+            self._inbox.put(_Reset(shelf))
 
     def close(self) -> None:
         """Make `run` return once it has read all that was put in before."""
@@ -123,8 +136,12 @@ class StepLoop:
         waiter = threading.Thread(target=self._wait, name="waiter", daemon=True)
         waiter.start()
         try:
-            while (step := self._inbox.get()) is not None:
-                self._execute(step)
+            while (item := self._inbox.get()) is not None:
+                if isinstance(item, Step):
+                    self._execute(item)
+                else:
+                    self._note(0)
+                    self._executor.reset(item.shelf)
         finally:
             self._outbox.put(None)
         waiter.join()
@@ -231,8 +248,8 @@ class StepLoop:
             likelihoods=(*work.decoded_likelihoods, *work.prefilled_likelihoods),
         )
         with self._lock:
-            self._answered += 1
-        self._on_result(result)
+            if self._window.answer():
+                self._on_result(result)
 
 
 def _pack(*values: int) -> bytes:

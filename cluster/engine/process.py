@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import NoReturn
@@ -14,17 +15,13 @@ from typing import NoReturn
 import mlx.core as mx
 
 from cluster.core.cluster import EngineFacts, Hello, LaunchSpec
-from cluster.core.errors import (
-    NotAuthorized,
-    ProtocolError,
-    StepRefused,
-    TandemError,
-    VersionMismatch,
-)
+from cluster.core.errors import ProtocolError, StepRefused, TandemError, VersionMismatch
 from cluster.core.plan import Step, StepResult
 from cluster.core.shelf import ShelfNews, ShelfOrder, Shelved
 from cluster.core.versions import versions
 from cluster.engine import memory, stdio
+from cluster.engine.agree import Agreement
+from cluster.engine.draft_model import DraftModel, load_draft
 from cluster.engine.executor import Executor
 from cluster.engine.grammar import Grammars
 from cluster.engine.group import form_group
@@ -36,8 +33,10 @@ from cluster.model.digest import digest
 from cluster.model.folder import resolve
 from cluster.placement.kv import check_kv_bits
 from cluster.placement.shard import check_plan
-from cluster.wire.engine_client import differences
+from cluster.trust.identity import IdentityFile
 from cluster.wire.engine_server import EngineServer
+
+Answer = StepResult | ShelfNews | BaseException
 
 
 class Engine:
@@ -50,13 +49,16 @@ class Engine:
         self._spec = spec
         self._events = events
         self._loop = asyncio.get_running_loop()
-        self._answers: asyncio.Queue[StepResult | ShelfNews | BaseException] = asyncio.Queue()
+        self._answers: asyncio.Queue[Answer] = asyncio.Queue()
         """Results in order and news as they come, no more than steps and orders were taken; at
         the end, and then for good, why there will be no more."""
         self._shelf: Shelf | None = None
         """Set by the engine thread before it has loaded; None without a folder for it."""
         self._shelved: tuple[Shelved, ...] = ()
-        self._incarnation = 0
+        """What the latest coordinator was told of it."""
+        self._begun = False
+        self._digest = ""
+        """Of the model's folder, where it is needed."""
         self._loaded: Future[tuple[LoadedModel, StepLoop]] = Future()
         self.failure: asyncio.Future[BaseException] = self._loop.create_future()
         """Done when the engine can't go on, with the reason."""
@@ -66,24 +68,25 @@ class Engine:
         Thread(target=self._body, name="engine", daemon=True).start()
         self._facts, self._steps = await asyncio.wrap_future(self._loaded)
 
-    def hello(self, theirs: Hello) -> Hello:
+    def hello(self) -> Hello:
         """See EngineHandler."""
         spec = self._spec
-        mine = Hello(
-            spec.epoch, theirs.incarnation, versions(), spec.model_digest, spec.plan, self._about()
-        )
-        wrong = differences(mine, theirs)
-        if wrong:
-            raise VersionMismatch(f"engine of rank {spec.plan.rank}: " + "; ".join(wrong))
-        if theirs.incarnation < self._incarnation:
-            raise NotAuthorized(
-                f"coordinator {theirs.incarnation} was replaced by {self._incarnation}"
-            )
-        self._incarnation = theirs.incarnation
-        return mine
+        return Hello(spec.epoch, 0, versions(), spec.model_digest, spec.plan, self._about())
 
-    def shelved(self) -> Sequence[Shelved]:
+    def begin(self) -> Sequence[Shelved]:
         """See EngineHandler."""
+        if self._begun:
+            # What the last coordinator ordered ends up where nobody looks: news in the queue
+            # that its shelf knows, results in it or nowhere, as `reset` says.
+            answers: asyncio.Queue[Answer] = asyncio.Queue()
+            if self._shelf is not None:
+                self._shelf.retire()
+                self._shelf = self._open_shelf(answers)
+            self._steps.reset(self._shelf)
+            self._answers = answers
+            if self.failure.done():
+                answers.put_nowait(self.failure.result())
+        self._begun = True
         return self._shelved
 
     def submit(self, step: Step) -> None:
@@ -115,10 +118,10 @@ class Engine:
             trimmable=self._facts.trimmable,
             weight_bytes=self._facts.weight_bytes,
             memory_bytes=mx.get_active_memory() + mx.get_cache_memory(),
-            last_seq=self._steps.last_seq,
+            last_seq=self._steps.answered,
             position_bytes=self._facts.caches.position_bytes,
             slot_bytes=self._facts.caches.slot_bytes,
-            shelved=len(self._shelved),
+            taken=self._steps.taken,
         )
 
     def _body(self) -> None:
@@ -132,8 +135,7 @@ class Engine:
             steps.run()
         except BaseException as error:  # noqa: BLE001 - reported by the event loop
             traceback.print_exc()
-            self._deliver(error)
-            self._loop.call_soon_threadsafe(self.failure.set_result, error)
+            self._loop.call_soon_threadsafe(self._fail, error)
 
     def _prepare(self) -> StepLoop:
         spec, loading = self._spec, self._events.loading
@@ -142,43 +144,83 @@ class Engine:
         loading("weights" if here else "download", 0.0)
         folder = resolve(spec.model)
         found = digest(folder) if spec.model_digest or spec.kv_dir else ""
-        if spec.model_digest and found != spec.model_digest:
-            raise VersionMismatch(
-                f"the model in {folder} has digest {found[:12]}, the coordinator's "
-                f"{spec.model_digest[:12]}: they are not the same model"
-            )
+        if spec.model_digest:
+            _check_digest(folder, found, spec.model_digest)
         # Before the group is formed: the other ranks are not kept waiting for an answer.
         config = read_config(folder)
         check_plan(config, spec.plan.world, spec.plan.kind)
         check_kv_bits(config, spec.kv_bits)
         if spec.kv_dir:
-            self._shelf = open_shelf(spec.kv_dir, found, spec.plan, spec.kv_bits, self._deliver)
-            self._shelved = self._shelf.contents()
+            self._digest = found
+            self._shelf = self._open_shelf(self._answers)
+        drafting = self._draft_model() if spec.draft_model and spec.plan.rank == 0 else None
         group = form_group(spec)
         loaded = load(
             folder, spec.plan, group, lambda fraction: loading("weights", fraction), spec.kv_bits
         )
         loading("warm-up", 0.0)
+        draft_model = DraftModel(drafting, Agreement(group)) if spec.draft_model else None
         executor = Executor(
-            loaded, group, grammars=lambda vocab: Grammars(folder, vocab), shelf=self._shelf
+            loaded,
+            group,
+            grammars=lambda vocab: Grammars(folder, vocab),
+            shelf=self._shelf,
+            draft_model=draft_model,
         )
         loading("warm-up", 1.0)
         steps = StepLoop(executor, spec.epoch, self._deliver, rank=spec.plan.rank)
         self._loaded.set_result((loaded, steps))
         return steps
 
-    def _deliver(self, answer: StepResult | ShelfNews | BaseException) -> None:
-        self._loop.call_soon_threadsafe(self._answers.put_nowait, answer)
+    def _open_shelf(self, answers: asyncio.Queue[Answer]) -> Shelf:
+        """A shelf whose news go to `answers`, and nowhere else whoever is there by then."""
+        spec = self._spec
+        shelf = open_shelf(
+            spec.kv_dir,
+            self._digest,
+            spec.plan,
+            spec.kv_bits,
+            partial(self._deliver_to, answers),
+        )
+        self._shelved = shelf.contents()
+        return shelf
+
+    def _deliver(self, result: StepResult) -> None:
+        self._deliver_to(self._answers, result)
+
+    def _deliver_to(self, answers: asyncio.Queue[Answer], answer: Answer) -> None:
+        self._loop.call_soon_threadsafe(answers.put_nowait, answer)
+
+    def _fail(self, error: BaseException) -> None:
+        self._answers.put_nowait(error)
+        self.failure.set_result(error)
+
+    def _draft_model(self) -> LoadedModel:
+        """Load it, which takes little time beside the model's own loading."""
+        folder = resolve(self._spec.draft_model)
+        if self._spec.draft_digest:
+            _check_digest(folder, digest(folder), self._spec.draft_digest)
+        return load_draft(folder, lambda fraction: self._events.loading("weights", 0.0))
+
+
+def _check_digest(folder: Path, found: str, expected: str) -> None:
+    """Raises VersionMismatch."""
+    if found != expected:
+        raise VersionMismatch(
+            f"the model in {folder} has digest {found[:12]}, the coordinator's "
+            f"{expected[:12]}: they are not the same model"
+        )
 
 
 async def serve(started: float, events: stdio.Events) -> NoReturn:
     """The whole life of the process after its first lines; `started` is on the monotonic clock."""
     server = engine = None
     try:
-        spec, host = stdio.read_spec()
+        spec, host, path = stdio.read_spec()
+        identity = IdentityFile(Path(path)) if path else None
         engine = Engine(spec, events)
         await engine.load()
-        server = EngineServer(engine, spec.secret)
+        server = EngineServer(engine, spec.secret, identity)
         await server.start(host)
         events.ready(server.endpoint, time.monotonic() - started)
         events.failed(await engine.failure)

@@ -208,6 +208,14 @@ class Shelf:
         ]
         return unpack(staged.label.layout, arrays), len(staged.label.ids)
 
+    def retire(self) -> None:
+        """Another shelf is opened on the same folder: read nothing more, and end both threads
+        once what was ordered is written and deleted. What is staged may still be adopted."""
+        with self._lock:
+            for entry in [entry for entry, each in self._staged.items() if each.label is None]:
+                del self._staged[entry]
+        self.close(0.0)
+
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
         """End both threads once they have done what was ordered, or after `seconds` leave what
         is unfinished to the next `contents`."""

@@ -66,8 +66,9 @@ def die_with_parent() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def read_spec() -> tuple[LaunchSpec, str]:
-    """The LaunchSpec and the address to bind to, from the one line on stdin.
+def read_spec() -> tuple[LaunchSpec, str, str]:
+    """The LaunchSpec, the address to bind to, and the path of the identity file, which is empty
+    where there is none, from the one line on stdin.
 
     From then on the end of stdin ends this process. Raises BadConfiguration.
     """
@@ -77,13 +78,14 @@ def read_spec() -> tuple[LaunchSpec, str]:
     try:
         fields = json.loads(line)
         host = str(fields.pop("host"))
+        identity = str(fields.pop("identity", ""))
         plan = ShardPlan(**fields.pop("plan"))
         ring = tuple(fields.pop("ring", ()))
         spec = LaunchSpec(plan=plan, ring=ring, **fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadConfiguration(f"the launch line can't be read: {error!r}") from error
     threading.Thread(target=_watch, name="stdin", daemon=True).start()
-    return spec, host
+    return spec, host, identity
 
 
 def exit_now(code: int) -> NoReturn:

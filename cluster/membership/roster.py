@@ -48,6 +48,8 @@ class Node:
     bar: float = 0.0
     """Seconds for which it was left out last."""
     barred_until: float = 0.0
+    name: str = ""
+    """What people call it."""
 
     def presence(self, now: float) -> Presence:
         """What its silence up to now means."""
@@ -79,7 +81,14 @@ class Roster:
         return self._nodes.get(node_id)
 
     def arrive(
-        self, node_id: str, incarnation: int, now: float, *, ranks: int = 1, wireless: bool = False
+        self,
+        node_id: str,
+        incarnation: int,
+        now: float,
+        *,
+        ranks: int = 1,
+        wireless: bool = False,
+        name: str = "",
     ) -> Node:
         """A machine's agent answers. One that was started again takes the place of what is
         known of it, a wish to drain it excepted.
@@ -95,7 +104,7 @@ class Roster:
             )
         if known is None or incarnation > known.incarnation:
             draining = known is not None and known.draining
-            known = Node(node_id, incarnation, ranks, now, wireless, draining)
+            known = Node(node_id, incarnation, ranks, now, wireless, draining, name=name)
             self._nodes[node_id] = known
             self._order.setdefault(node_id, len(self._order))
         known.heard = now

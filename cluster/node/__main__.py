@@ -19,8 +19,8 @@ from pathlib import Path
 from cluster.core.errors import TandemError
 from cluster.node.agent import Agent
 from cluster.node.engine_process import ENGINE_COMMAND
+from cluster.trust.identity import IdentityFile
 from cluster.wire.node_server import NodeServer
-from cluster.wire.security import is_loopback, read_token
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m cluster.node", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address of this machine")
     parser.add_argument("--port", type=int, default=0, help="0 picks a free one")
-    parser.add_argument("--token-file", type=Path, help="join token, needed beyond loopback only")
+    parser.add_argument("--identity", type=Path, help="identity file, needed beyond loopback only")
     parser.add_argument(
         "--orphan-grace", type=float, default=10.0,
         help="seconds that engines live on after their coordinator is gone",
@@ -58,15 +58,14 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _run(arguments: argparse.Namespace) -> None:
     host = arguments.host
-    # Loopback needs no secret, so one in the environment is meant for other machines.
-    token = None if is_loopback(host) else read_token(arguments.token_file)
+    identity = None if arguments.identity is None else IdentityFile(arguments.identity)
     over = asyncio.Event()
     _catch_signals(over, interrupt=not arguments.parent_pipe)
     agent = await Agent.on_this_machine(
         host, port=arguments.port, command=arguments.engine,
-        orphan_grace=arguments.orphan_grace, say=log,
+        orphan_grace=arguments.orphan_grace, say=log, identity=identity,
     )  # fmt: skip
-    server = await NodeServer.start(host, arguments.port, token, agent)
+    server = await NodeServer.start(host, arguments.port, identity, agent)
     agent.address = server.address
     try:
         _print({"event": "listening", "address": server.address})

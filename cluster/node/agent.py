@@ -6,7 +6,7 @@ No engine outlives its Launch call by more than the orphan grace, and none outli
 from __future__ import annotations
 
 import asyncio
-import time
+import secrets
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,15 +16,21 @@ import anyio
 from cluster.core.cluster import Address, Blas, EngineEvent, LaunchSpec, NodeDescription
 from cluster.core.errors import LaunchFailed, NotFound, TandemError
 from cluster.core.ids import Epoch, Rank
+from cluster.core.link import Listening, ProbeOrder, ProbeResult
 from cluster.core.versions import versions
 from cluster.node.blas import engine_environment, find_blas
 from cluster.node.engine_process import ENGINE_COMMAND, EngineProcess, Say
 from cluster.node.hardware import Hardware, node_id, read_hardware
+from cluster.node.incarnation import next_incarnation
 from cluster.node.links import read_addresses
 from cluster.node.narrate import narrate
 from cluster.node.ports import Ports
+from cluster.node.probe import MOST_SECONDS, allowed, listeners, probe
+from cluster.trust.identity import IdentityFile
 
 MOST_ENGINES = 64
+MOST_LISTENING = 4
+"""Calls that hold listeners for probes."""
 
 SILENCE_SECONDS = 120.0
 """An engine that loads says something at least this often."""
@@ -61,9 +67,12 @@ class Agent:
         silence: float = SILENCE_SECONDS,
         say: Say = lambda line: None,
         kv_dir: str = "",
+        incarnation: int = 0,
+        identity: IdentityFile | None = None,
     ) -> None:
         """`host` is the one address of this machine on which engines listen; `kv_dir`, if given,
-        takes the place of the folder for prefixes that a coordinator names."""
+        takes the place of the folder for prefixes that a coordinator names. With an identity the
+        machine has that one's id, and engines show its certificate."""
         self.blas = blas
         self.address = ""
         """"host:port" of the Node service; set by whoever starts that."""
@@ -71,13 +80,19 @@ class Agent:
         self._hardware = hardware
         self._addresses = addresses
         self._node_id = node_id(hardware, host, port)
-        self._incarnation = time.time_ns()
+        self._identity = ""
+        if identity is not None:
+            self._node_id = identity.current().name.id
+            self._identity = str(identity.path)
         self._command = tuple(command)
         self._orphan_grace = orphan_grace
         self._silence = silence
         self._say = say
         self._kv_dir = kv_dir
+        self._incarnation = incarnation
+        self._instance = secrets.token_hex(8)
         self._ports = Ports(host)
+        self._listening = 0
         self._launches: dict[tuple[Epoch, Rank], _Launch] = {}
         self._closing = False
 
@@ -85,15 +100,17 @@ class Agent:
     async def on_this_machine(
         cls, host: str, *, port: int = 0, command: Sequence[str] = ENGINE_COMMAND,
         orphan_grace: float = 10.0, silence: float = SILENCE_SECONDS,
-        say: Say = lambda line: None, kv_dir: str = "",
+        say: Say = lambda line: None, kv_dir: str = "", identity: IdentityFile | None = None,
     ) -> Agent:  # fmt: skip
         """An agent that has looked at this machine; raises BadConfiguration."""
-        hardware, addresses, blas = await asyncio.to_thread(
-            lambda: (read_hardware(), read_addresses(), find_blas())
+        hardware, addresses, blas, incarnation = await asyncio.to_thread(
+            lambda: (read_hardware(), read_addresses(), find_blas(), next_incarnation())
         )
         return cls(
             host, hardware=hardware, addresses=addresses, blas=blas, port=port, command=command,
             orphan_grace=orphan_grace, silence=silence, say=say, kv_dir=kv_dir,
+            incarnation=incarnation,
+            identity=identity,
         )  # fmt: skip
 
     @property
@@ -109,11 +126,31 @@ class Agent:
             memory_bytes=h.memory_bytes, usable_bytes=h.usable_bytes, system=h.system,
             versions=versions(), blas=self.blas, addresses=self._addresses,
             agent_address=self.address, incarnation=self._incarnation,
+            boot_id=h.boot_id, instance=self._instance,
         )  # fmt: skip
 
-    def reserve_ports(self, count: int) -> tuple[str, tuple[int, ...]]:
-        """This agent's host and ports that were free on it a moment ago."""
-        return self._host, self._ports.take(count)
+    def reserve_ports(self, count: int, host: str = "") -> tuple[str, tuple[int, ...]]:
+        """`host`, by default this agent's, and ports that were free on it a moment ago."""
+        return host or self._host, self._ports.take(count, host)
+
+    async def listen(
+        self, hosts: Sequence[str], seconds: float, clients: int
+    ) -> AsyncGenerator[Listening, None]:
+        """Opens listeners for probes and tells of them; they are open until this is closed or
+        `seconds` are over. Raises LaunchFailed when there are too many."""
+        if self._listening >= MOST_LISTENING:
+            raise LaunchFailed(f"{self._node_id} already listens for {MOST_LISTENING} probings")
+        self._listening += 1
+        try:
+            async with listeners(hosts, seconds, clients) as listening:
+                yield listening
+                await asyncio.sleep(allowed(seconds, MOST_SECONDS))
+        finally:
+            self._listening -= 1
+
+    async def probe(self, order: ProbeOrder) -> ProbeResult:
+        """Measures the link to another agent's listener."""
+        return await probe(order)
 
     async def launch(self, spec: LaunchSpec) -> AsyncGenerator[EngineEvent, None]:
         """Starts an engine and tells of its life (`narrate`).
@@ -143,6 +180,11 @@ class Agent:
             async with aclosing(narrate(launch.engine, self._silence)) as events:
                 async for event in events:
                     yield event
+
+    def orphans(self) -> tuple[LaunchSpec, ...]:
+        """What the engines were launched with that no call holds."""
+        launches = self._launches.values()
+        return tuple(launch.spec for launch in launches if launch.orphan and not launch.stopped)
 
     async def stop(self, epoch: Epoch, *, now: bool = False) -> int:
         """Kills every engine of `epoch`; returns how many, once they are gone. With `now`, none
@@ -181,6 +223,7 @@ class Agent:
                 command=self._command,
                 environment=engine_environment(self.blas, launch.spec.threads),
                 say=self._say,
+                identity=self._identity,
             )
         finally:
             launch.begun.set()

@@ -72,8 +72,10 @@ class EngineProcess:
         command: Sequence[str],
         environment: Mapping[str, str],
         say: Say,
+        identity: str = "",
     ) -> Self:
-        """Start an engine that will bind its endpoint to `host`; raises LaunchFailed."""
+        """Start an engine that will bind its endpoint to `host`, with the identity in the file
+        of that path if one is given; raises LaunchFailed."""
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,
@@ -85,7 +87,7 @@ class EngineProcess:
             )
         except OSError as error:
             raise LaunchFailed(f"can't start {command[0]}: {error.strerror}") from error
-        orders = json.dumps({**dataclasses.asdict(spec), "host": host})
+        orders = json.dumps({**dataclasses.asdict(spec), "host": host, "identity": identity})
         if process.stdin is not None:
             process.stdin.write(orders.encode() + b"\n")
         return cls(process, spec, say)

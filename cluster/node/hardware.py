@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 _ASK_SECONDS = 5.0
+_SYSCTL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class Hardware:
     system: str
     machine_id: str
     """Of the machine, not of Tandem; never leaves it."""
+    boot_id: str = ""
+    """Of the running system; empty when it can't be known."""
 
 
 def read_hardware() -> Hardware:
@@ -39,9 +42,13 @@ def read_hardware() -> Hardware:
 
 def node_id(hardware: Hardware, host: str, port: int) -> str:
     """Stable for one machine and agent address; `port` is 0 when any free one is taken."""
-    seed = f"{hardware.machine_id} {host} {port}"
     short = hardware.hostname.split(".")[0] or "node"
-    return f"{short}-{hashlib.sha256(seed.encode()).hexdigest()[:8]}"
+    return f"{short}-{_digest('node', f'{hardware.machine_id} {host} {port}')[:8]}"
+
+
+def _digest(use: str, text: str) -> str:
+    """Of `text`, for one use of Tandem's: what it is of can't be told, nor linked to others."""
+    return hashlib.sha256(f"tandem {use} {text}".encode()).hexdigest()
 
 
 def metal_usable(memory_bytes: int, wired_limit_mb: int) -> int:
@@ -89,11 +96,11 @@ def parse_platform_uuid(text: str) -> str:
     return found[1] if found else ""
 
 
-def ask(*command: str) -> str:
+def ask(*command: str, seconds: float = _ASK_SECONDS) -> str:
     """A command's output, or "" when it is missing, fails or takes too long."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=_ASK_SECONDS,
+            command, capture_output=True, text=True, errors="replace", timeout=seconds,
             stdin=subprocess.DEVNULL, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
@@ -101,18 +108,23 @@ def ask(*command: str) -> str:
     return done.stdout.strip()
 
 
+def _sysctl(name: str) -> str:
+    return ask("sysctl", "-n", name, seconds=_SYSCTL_SECONDS)
+
+
 def _read_macos() -> Hardware:
-    memory = int(ask("sysctl", "-n", "hw.memsize") or psutil.virtual_memory().total)
-    wired = ask("sysctl", "-n", "iogpu.wired_limit_mb")
+    memory = int(_sysctl("hw.memsize") or psutil.virtual_memory().total)
+    wired = _sysctl("iogpu.wired_limit_mb")
     return Hardware(
         hostname=socket.gethostname(),
-        chip=ask("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine(),
+        chip=_sysctl("machdep.cpu.brand_string") or platform.machine(),
         cores=psutil.cpu_count() or 1,
         memory_bytes=memory,
         usable_bytes=metal_usable(memory, int(wired) if wired.isdigit() else 0),
         system=f"macOS {platform.mac_ver()[0]}",
         machine_id=parse_platform_uuid(ask("ioreg", "-rd1", "-c", "IOPlatformExpertDevice"))
         or f"mac-{uuid.getnode():x}",
+        boot_id=_boot_id(ask("sysctl", "-n", "kern.bootsessionuuid")),
     )
 
 
@@ -133,7 +145,12 @@ def _read_linux() -> Hardware:
         usable_bytes=linux_usable(memory),
         system=f"Linux {release}",
         machine_id=machine_id,
+        boot_id=_boot_id(_text("/proc/sys/kernel/random/boot_id")),
     )
+
+
+def _boot_id(text: str) -> str:
+    return _digest("boot", text.strip())[:16] if text.strip() else ""
 
 
 def _text(path: str) -> str:

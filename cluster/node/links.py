@@ -8,35 +8,51 @@ import re
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
 from cluster.core.cluster import Address
 from cluster.node.hardware import ask
+from cluster.node.rdma import linux_devices, parse_devinfo
 
 _ETHERNET = "1"
 """ARPHRD_ETHER in /sys/class/net/*/type (linux/if_arp.h)."""
+
+
+class Interface(NamedTuple):
+    """One that is up."""
+
+    ips: list[str]
+    speed_mbps: int
+    """10^6 bits per second; 0 when it does not say."""
+    mtu: int
 
 
 def read_addresses() -> tuple[Address, ...]:
     """Every usable address of this machine, loopback last."""
     if platform.system() == "Darwin":
         ports = parse_hardware_ports(ask("networksetup", "-listallhardwareports"))
-        return collect(_interfaces(), lambda name: macos_kind(name, ports))
-    return collect(_interfaces(), lambda name: linux_kind(Path("/sys/class/net") / name))
+        rdma = parse_devinfo(ask("ibv_devinfo"))
+        return collect(_interfaces(), lambda name: macos_kind(name, ports), rdma)
+    rdma = linux_devices()
+    return collect(_interfaces(), lambda name: linux_kind(Path("/sys/class/net") / name), rdma)
 
 
-def collect(interfaces: Mapping[str, list[str]], kind: Callable[[str], str]) -> tuple[Address, ...]:
-    """Addresses of `interfaces` (name -> ips); link-local IPv6 is left out, as no peer can
-    use it without naming its own interface."""
+def collect(
+    interfaces: Mapping[str, Interface], kind: Callable[[str], str], rdma: Mapping[str, str]
+) -> tuple[Address, ...]:
+    """Addresses of `interfaces`, with the RDMA device of each (`rdma`, by interface); link-local
+    IPv6 is left out, as no peer can use it without naming its own interface."""
     found = []
-    for name, ips in sorted(interfaces.items()):
+    for name, (ips, speed, mtu) in sorted(interfaces.items()):
         for text in ips:
             ip = ipaddress.ip_address(text.partition("%")[0])
             if ip.is_loopback:
-                found.append(Address(name, str(ip), "loopback"))
+                found.append(Address(name, str(ip), "loopback", speed, mtu))
             elif not (ip.version == 6 and ip.is_link_local):
-                found.append(Address(name, str(ip), kind(name)))
+                device = rdma.get(name, "")
+                found.append(Address(name, str(ip), kind(name), speed, mtu, device))
     return tuple(sorted(found, key=lambda address: address.kind == "loopback"))
 
 
@@ -75,11 +91,16 @@ def linux_kind(folder: Path) -> str:
     return "ethernet" if kind == _ETHERNET else "other"
 
 
-def _interfaces() -> dict[str, list[str]]:
-    """Name -> addresses of the interfaces that are up."""
-    up = {name for name, state in psutil.net_if_stats().items() if state.isup}
+def _interfaces() -> dict[str, Interface]:
+    """The interfaces that are up, by name."""
+    up = {name: state for name, state in psutil.net_if_stats().items() if state.isup}
+    internet = (socket.AF_INET, socket.AF_INET6)
     return {
-        name: [a.address for a in addresses if a.family in (socket.AF_INET, socket.AF_INET6)]
+        name: Interface(
+            [a.address for a in addresses if a.family in internet],
+            max(up[name].speed, 0),
+            up[name].mtu,
+        )
         for name, addresses in psutil.net_if_addrs().items()
         if name in up
     }

@@ -6,12 +6,15 @@ import asyncio
 import socket
 from collections.abc import Sequence
 from contextlib import aclosing
+from pathlib import Path
 
 import anyio
 
 from cluster.core.errors import BadConfiguration, Busy, NodeUnreachable
 from cluster.node.agent import Agent
 from cluster.node.engine_process import ENGINE_COMMAND, Say
+from cluster.node.enroll import keep_renewed, own_identity
+from cluster.trust.identity import IdentityFile
 from cluster.wire import registry
 from cluster.wire.node_server import NodeServer
 from cluster.wire.security import is_wildcard, split_address
@@ -28,6 +31,7 @@ async def run_worker(
     orphan_grace: float,
     say: Say,
     *,
+    trust: Path | None = None,
     kv_dir: str = "",
     command: Sequence[str] = ENGINE_COMMAND,
 ) -> None:
@@ -35,17 +39,24 @@ async def run_worker(
 
     `join` is the coordinator's "host:port"; without one the agent waits to be dialled (`tandem
     serve --nodes`). `host` is this machine's address, by default the one that routes to the
-    coordinator. `kv_dir` takes the place of the folder for prefixes that the server names, if
-    it names one. Raises BadConfiguration, AddressInUse, NotAuthorized or VersionMismatch; a
-    coordinator that is away is waited for.
+    coordinator. Beyond loopback it shows a certificate, which is kept in the folder `trust` and
+    which a join `token` is exchanged for at the first time (`enroll.py`). `kv_dir` takes the
+    place of the folder for prefixes that the server names, if it names one. Raises
+    BadConfiguration, AddressInUse, NotAuthorized or VersionMismatch; a coordinator that is away
+    is waited for.
     """
     here = host or (await local_address(join) if join is not None else "127.0.0.1")
     require_one_address(here)
+    identity = await own_identity(trust, here, join, token, say)
     agent = await Agent.on_this_machine(
-        here, port=port, command=command, orphan_grace=orphan_grace, say=say, kv_dir=kv_dir
-    )
-    server = await NodeServer.start(here, port, token, agent)
+        here, port=port, command=command, orphan_grace=orphan_grace, say=say, kv_dir=kv_dir,
+        identity=identity,
+    )  # fmt: skip
+    server = await NodeServer.start(here, port, identity, agent)
     agent.address = server.address
+    renewing = None
+    if identity is not None:
+        renewing = asyncio.create_task(keep_renewed(identity, join, say), name="renew")
     try:
         node = agent.describe()
         memory = f"{node.usable_bytes / (1 << 30):.0f} of {node.memory_bytes / (1 << 30):.0f} GiB"
@@ -53,11 +64,14 @@ async def run_worker(
         slow = "" if node.blas.fast else f", slow: {node.blas.advice}"
         say(f"matrix library: {node.blas.name}{slow}")
         if join is not None:
-            await _stay_joined(join, agent, token, say)
+            await _stay_joined(join, agent, identity, say)
         say(f"listening on {agent.address}: tandem serve --nodes {agent.address}")
         await asyncio.Event().wait()
     finally:
         with anyio.CancelScope(shield=True):
+            if renewing is not None:
+                renewing.cancel()
+                await asyncio.wait([renewing])
             await agent.close()
             await server.stop()
 
@@ -88,12 +102,12 @@ def require_one_address(host: str) -> None:
         )
 
 
-async def _stay_joined(address: str, agent: Agent, token: str | None, say: Say) -> None:
+async def _stay_joined(address: str, agent: Agent, identity: IdentityFile | None, say: Say) -> None:
     """Join, and join again whenever the coordinator goes; never returns."""
     delay, said = FIRST_RETRY, ""
     while True:
         try:
-            async with aclosing(registry.join(address, agent.describe(), token)) as events:
+            async with aclosing(registry.join(address, agent.describe(), identity)) as events:
                 async for event in events:
                     if isinstance(event, registry.Welcome):
                         say(f"joined {event.cluster} at {address} as {agent.address}")

@@ -34,7 +34,7 @@ class Room:
     position_bytes: int
     """Cache bytes of a position on the rank that keeps most."""
     rank_bytes: int
-    """Peak of the rank that takes most, with caches full."""
+    """Peak of the rank that takes most, with caches full and a draft model, if there is one."""
     attended: int
     """Longest chunk times context: what one chunk's attention may take memory for. 0 where
     attention is fused and takes none."""
@@ -52,7 +52,7 @@ class Engine:
     weight_bytes: int
     """Of the rank that holds most."""
     usable_bytes: int
-    """Of the rank that has least."""
+    """Of the rank that has least, `draft_bytes` taken off rank 0."""
     sequences: int
     """Computed at the same time."""
     context: int
@@ -61,6 +61,8 @@ class Engine:
     """As in Load."""
     cores: int
     """Of the rank that has fewest."""
+    draft_bytes: int = 0
+    """What rank 0 takes for a draft model beside all this."""
 
     @property
     def speed(self) -> float:
@@ -93,15 +95,17 @@ def room(engine: Engine, most: int, kv_bytes: int = 0) -> Room:
         needed = needed_memory(engine, 1).total
     if tokens <= slot_positions or needed > engine.usable_bytes:
         caches = f" and {gib(kv_bytes)} of KV cache" if kv_bytes else ""
+        draft = f" beside the {gib(engine.draft_bytes)} of --draft-model"
+        beside = draft if engine.draft_bytes else ""
         raise BadConfiguration(
             f"each of {engine.world} ranks needs {gib(max(needed, engine.weight_bytes))} for "
             f"{gib(engine.weight_bytes)} of weights{caches}, and one has only "
-            f"{gib(engine.usable_bytes)}: add machines (--nodes), serve a smaller or quantized "
-            "model, or give less to the cache (--kv-gb, --kv-bits, --sequences)"
+            f"{gib(max(0, engine.usable_bytes))}{beside}: add machines (--nodes), serve a smaller "
+            "or quantized model, or give less to the cache (--kv-gb, --kv-bits, --sequences)"
         )
     attended = engine.chunk(tokens) * min(engine.context, tokens)
     unbounded = engine.fused and not engine.kv_bits
-    rank_bytes = needed_memory(engine, tokens).total
+    rank_bytes = needed_memory(engine, tokens).total + engine.draft_bytes
     return Room(tokens, slot_positions, position, rank_bytes, 0 if unbounded else attended)
 
 

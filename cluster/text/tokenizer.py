@@ -72,7 +72,8 @@ class Tokenizer:
         from mlx_lm import tokenizer_utils
 
         try:
-            wrapped = tokenizer_utils.load(folder)
+            # Said outright: transformers would ask at a terminal, and take a "y" for an answer.
+            wrapped = tokenizer_utils.load(folder, {"trust_remote_code": False})
             end_ids = frozenset(wrapped.eos_token_ids) | _configured_end_ids(folder)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
             reason = str(error).strip().split("\n")[0].rstrip(": ")

@@ -46,6 +46,7 @@ def hello_to(value: Hello) -> pb.Hello:
         versions=versions_to(value.versions),
         model_digest=value.model_digest,
         plan=plan_to(value.plan),
+        received=value.received,
     )
     facts = value.facts
     if facts is not None:
@@ -58,6 +59,7 @@ def hello_to(value: Hello) -> pb.Hello:
                 position_bytes=facts.position_bytes,
                 slot_bytes=facts.slot_bytes,
                 shelved=facts.shelved,
+                taken=facts.taken,
             )
         )
     return message
@@ -79,9 +81,11 @@ def hello_from(message: pb.Hello) -> Hello:
             facts.position_bytes,
             facts.slot_bytes,
             facts.shelved,
+            facts.taken,
         )
         if message.HasField("facts")
         else None,
+        received=message.received if message.HasField("received") else None,
     )
 
 

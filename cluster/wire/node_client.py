@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -13,8 +13,17 @@ import grpc
 from cluster.core.cluster import EngineEvent, LaunchSpec, NodeDescription
 from cluster.core.errors import NodeUnreachable
 from cluster.core.ids import Epoch, Rank
+from cluster.core.link import Listening, ProbeOrder, ProbeResult
+from cluster.trust.certificate import Role
+from cluster.trust.identity import IdentityFile
 from cluster.wire import security
-from cluster.wire.node_codec import description_from_wire, event_from_wire, launch_to_wire
+from cluster.wire.node_codec import (
+    description_from_wire,
+    event_from_wire,
+    launch_from_wire,
+    launch_to_wire,
+)
+from cluster.wire.probe_codec import listening_from_wire, probe_to_wire, probed_from_wire
 from cluster.wire.status import restored
 from cluster.wire.v1 import node_pb2, node_pb2_grpc
 
@@ -37,15 +46,21 @@ class NodeClient:
     """
 
     def __init__(
-        self, address: str, token: str | None = None, *, silence: float = SILENCE_SECONDS
+        self,
+        address: str,
+        identity: IdentityFile | None = None,
+        *,
+        silence: float = SILENCE_SECONDS,
     ) -> None:
-        """`address` is "host:port" (BadConfiguration when not). Nothing is connected yet."""
+        """`address` is "host:port" (BadConfiguration when not, or when it is not loopback and
+        there is no identity). Nothing is connected yet."""
         self.address = address
+        self.identity = identity
         self._peer = f"the node agent at {address}"
         self._silence = silence
-        self._metadata = security.token(token).metadata if token is not None else ()
-        self._channel = security.channel(address)
-        self._stub = node_pb2_grpc.NodeStub(self._channel)
+        self._server_name = Role.NODE.server_name
+        self._shown = identity.current() if identity is not None else None
+        self._channels = [security.channel(address, identity, self._server_name)]
 
     async def __aenter__(self) -> Self:
         return self
@@ -60,25 +75,64 @@ class NodeClient:
 
     async def close(self) -> None:
         """Close the channel; may be called twice."""
-        await self._channel.close()
+        for channel in self._channels:
+            await channel.close()
+
+    async def pin(self, node_id: str) -> None:
+        """From now on only the machine of that id will do, which its certificate must show; what
+        it has said of itself before is only that. Nothing without an identity. Raises
+        NodeUnreachable when it is another."""
+        if self.identity is not None and self._server_name != Role.NODE.server_name_of(node_id):
+            self._server_name = Role.NODE.server_name_of(node_id)
+            self._open()
+            await self.describe()
 
     async def describe(self) -> NodeDescription:
         """What the agent reports of its machine."""
         with restored(self._peer):
-            reply = await self._stub.Describe(
-                node_pb2.DescribeRequest(), timeout=ANSWER_SECONDS, metadata=self._metadata
-            )
+            reply = await self._stub().Describe(node_pb2.DescribeRequest(), timeout=ANSWER_SECONDS)
         return description_from_wire(reply)
 
-    async def reserve_ports(self, count: int) -> tuple[str, tuple[int, ...]]:
-        """The agent's address for data and ports that were free on it a moment ago."""
+    async def reserve_ports(self, count: int, host: str = "") -> tuple[str, tuple[int, ...]]:
+        """`host`, an address of the agent's machine, or the one that the agent listens on, and
+        ports that were free on it a moment ago. Raises BadConfiguration when it has none."""
         with restored(self._peer):
-            reply = await self._stub.ReservePorts(
-                node_pb2.ReservePortsRequest(count=count),
+            reply = await self._stub().ReservePorts(
+                node_pb2.ReservePortsRequest(count=count, host=host),
                 timeout=ANSWER_SECONDS,
-                metadata=self._metadata,
             )
         return reply.host, tuple(reply.ports)
+
+    @asynccontextmanager
+    async def listening(
+        self, hosts: Sequence[str], *, seconds: float, clients: int
+    ) -> AsyncIterator[Listening]:
+        """Listeners for probes on addresses of the agent's machine, for as long as this is
+        entered, and at most `seconds` and `clients` connections."""
+        request = node_pb2.ListenRequest(hosts=hosts, seconds=seconds, clients=clients)
+        call = self._stub().Listen(request, timeout=seconds + ANSWER_SECONDS)
+        try:
+            with restored(self._peer):
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    message = await anext(call.__aiter__(), None)
+        except TimeoutError as error:
+            call.cancel()
+            raise NodeUnreachable(f"{self._peer} did not answer in time") from error
+        if message is None:
+            raise NodeUnreachable(f"{self._peer} opened no listener")
+        try:
+            yield listening_from_wire(message)
+        finally:
+            call.cancel()
+
+    async def probe(self, order: ProbeOrder) -> ProbeResult:
+        """What the link from this agent's machine to a listener of another is like."""
+        with restored(self._peer):
+            reply = await self._stub().Probe(
+                probe_to_wire(order),
+                timeout=ANSWER_SECONDS + order.seconds,
+            )
+        return probed_from_wire(reply)
 
     async def launch(self, spec: LaunchSpec) -> AsyncGenerator[EngineEvent, None]:
         """Starts an engine and yields its events: Started, Loading..., Ready, and Exited last.
@@ -88,7 +142,7 @@ class NodeClient:
         generator lets go: the agent kills the engine after its orphan grace. Close it with
         `contextlib.aclosing`, or cancel the task that iterates it.
         """
-        call = self._stub.Launch(launch_to_wire(spec), metadata=self._metadata)
+        call = self._stub().Launch(launch_to_wire(spec))
         async with aclosing(self._told(call)) as events:
             async for event in events:
                 yield event
@@ -97,23 +151,29 @@ class NodeClient:
         """Holds an engine that runs already, and yields what `launch` does, from the start.
         Raises NotFound when there is none."""
         request = node_pb2.AttachRequest(epoch=epoch, rank=rank)
-        call = self._stub.Attach(request, metadata=self._metadata)
+        call = self._stub().Attach(request)
         async with aclosing(self._told(call)) as events:
             async for event in events:
                 yield event
+
+    async def orphans(self) -> tuple[LaunchSpec, ...]:
+        """What the engines were launched with that run there and that no call holds."""
+        with restored(self._peer):
+            reply = await self._stub().Orphans(node_pb2.OrphansRequest(), timeout=ANSWER_SECONDS)
+        return tuple(map(launch_from_wire, reply.engines))
 
     async def stop(self, epoch: Epoch, *, now: bool = False, seconds: float = STOP_SECONDS) -> int:
         """Kills every engine of an epoch; returns how many, once they are gone. With `now`,
         without letting them end by themselves."""
         with restored(self._peer):
             request = node_pb2.StopRequest(epoch=epoch, now=now)
-            reply = await self._stub.Stop(request, timeout=seconds, metadata=self._metadata)
+            reply = await self._stub().Stop(request, timeout=seconds)
         return reply.stopped
 
     async def lease(self) -> AsyncGenerator[None, None]:
         """Signs of life of the agent, two a second; never ends by itself. Raises
         NodeUnreachable when there is none for too long. Close it with `contextlib.aclosing`."""
-        call = self._stub.Lease(node_pb2.LeaseRequest(), metadata=self._metadata)
+        call = self._stub().Lease(node_pb2.LeaseRequest())
         messages = call.__aiter__()
         try:
             while True:
@@ -140,6 +200,17 @@ class NodeClient:
                     yield event
         finally:
             call.cancel()
+
+    def _stub(self) -> node_pb2_grpc.NodeAsyncStub:
+        """To call by. A channel keeps the certificate that it was made with, so a renewed one
+        takes another; what is under way on the old one goes on."""
+        if self.identity is not None and self.identity.current() is not self._shown:
+            self._shown = self.identity.current()
+            self._open()
+        return node_pb2_grpc.NodeStub(self._channels[-1])
+
+    def _open(self) -> None:
+        self._channels.append(security.channel(self.address, self.identity, self._server_name))
 
     async def _next(self, messages: AsyncIterator[T]) -> T | None:
         """The next message, or None at the stream's end."""

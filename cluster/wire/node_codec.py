@@ -34,10 +34,20 @@ def description_to_wire(node: NodeDescription) -> node_pb2.NodeDescription:
         versions=versions_to(node.versions),
         blas=node_pb2.Blas(name=b.name, preload=b.preload, fast=b.fast, advice=b.advice),
         addresses=[
-            node_pb2.Address(interface=a.interface, ip=a.ip, kind=a.kind) for a in node.addresses
+            node_pb2.Address(
+                interface=a.interface,
+                ip=a.ip,
+                kind=a.kind,
+                speed_mbps=a.speed_mbps,
+                mtu=a.mtu,
+                rdma=a.rdma,
+            )
+            for a in node.addresses
         ],
         agent_address=node.agent_address,
         incarnation=node.incarnation,
+        boot_id=node.boot_id,
+        instance=node.instance,
     )
 
 
@@ -55,10 +65,20 @@ def description_from_wire(message: node_pb2.NodeDescription) -> NodeDescription:
         versions=versions_from(message.versions),
         blas=Blas(name=b.name, preload=b.preload, fast=b.fast, advice=b.advice),
         addresses=tuple(
-            Address(interface=a.interface, ip=a.ip, kind=a.kind) for a in message.addresses
+            Address(
+                interface=a.interface,
+                ip=a.ip,
+                kind=a.kind,
+                speed_mbps=a.speed_mbps,
+                mtu=a.mtu,
+                rdma=a.rdma,
+            )
+            for a in message.addresses
         ),
         agent_address=message.agent_address,
         incarnation=message.incarnation,
+        boot_id=message.boot_id,
+        instance=message.instance,
     )
 
 
@@ -74,6 +94,9 @@ def launch_to_wire(spec: LaunchSpec) -> node_pb2.LaunchRequest:
         threads=spec.threads,
         kv_bits=spec.kv_bits,
         kv_dir=spec.kv_dir,
+        draft_model=spec.draft_model,
+        draft_digest=spec.draft_digest,
+        rdma=[node_pb2.RdmaRow(devices=row) for row in spec.rdma],
     )
 
 
@@ -84,6 +107,8 @@ def launch_from_wire(message: node_pb2.LaunchRequest) -> LaunchSpec:
         raise ProtocolError(f"a launch for rank {p.rank} of a world of {p.world}")
     if message.ring and len(message.ring) != p.world:
         raise ProtocolError(f"{len(message.ring)} ring addresses for a world of {p.world}")
+    if message.rdma and {len(message.rdma), *(len(r.devices) for r in message.rdma)} != {p.world}:
+        raise ProtocolError(f"the RDMA devices are no matrix of {p.world} by {p.world}")
     return LaunchSpec(
         epoch=Epoch(message.epoch),
         secret=message.secret,
@@ -94,6 +119,9 @@ def launch_from_wire(message: node_pb2.LaunchRequest) -> LaunchSpec:
         threads=message.threads,
         kv_bits=message.kv_bits,
         kv_dir=message.kv_dir,
+        draft_model=message.draft_model,
+        draft_digest=message.draft_digest,
+        rdma=tuple(tuple(row.devices) for row in message.rdma),
     )
 
 

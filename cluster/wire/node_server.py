@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, Protocol
 
@@ -12,8 +12,17 @@ import grpc
 from cluster.core.cluster import EngineEvent, LaunchSpec, NodeDescription
 from cluster.core.errors import TandemError
 from cluster.core.ids import Epoch, Rank
-from cluster.wire import security
-from cluster.wire.node_codec import description_to_wire, event_to_wire, launch_from_wire
+from cluster.core.link import Listening, ProbeOrder, ProbeResult
+from cluster.trust.certificate import Role
+from cluster.trust.identity import IdentityFile
+from cluster.wire import guard, security
+from cluster.wire.node_codec import (
+    description_to_wire,
+    event_to_wire,
+    launch_from_wire,
+    launch_to_wire,
+)
+from cluster.wire.probe_codec import listening_to_wire, probe_from_wire, probed_to_wire
 from cluster.wire.status import abort
 from cluster.wire.v1 import node_pb2, node_pb2_grpc
 
@@ -31,8 +40,19 @@ class NodeHandler(Protocol):
 
     def describe(self) -> NodeDescription: ...
 
-    def reserve_ports(self, count: int) -> tuple[str, tuple[int, ...]]:
-        """An address of this machine and ports that were free on it a moment ago."""
+    def reserve_ports(self, count: int, host: str = "") -> tuple[str, tuple[int, ...]]:
+        """`host`, or this agent's address, and ports that were free on it a moment ago."""
+        ...
+
+    def listen(
+        self, hosts: Sequence[str], seconds: float, clients: int
+    ) -> AsyncGenerator[Listening, None]:
+        """Opens listeners for probes and tells of them once; closing the generator closes
+        them, and it ends by itself after `seconds`."""
+        ...
+
+    async def probe(self, order: ProbeOrder) -> ProbeResult:
+        """Measures the link to another agent's listener; says why when it can't be reached."""
         ...
 
     def launch(self, spec: LaunchSpec) -> AsyncGenerator[EngineEvent, None]:
@@ -42,6 +62,10 @@ class NodeHandler(Protocol):
     def attach(self, epoch: Epoch, rank: Rank) -> AsyncGenerator[EngineEvent, None]:
         """Tells of the life of an engine that runs already; closing the generator lets go of it.
         Raises NotFound when there is none."""
+        ...
+
+    def orphans(self) -> Sequence[LaunchSpec]:
+        """What the engines were launched with that run here and that no call holds."""
         ...
 
     async def stop(self, epoch: Epoch, *, now: bool = False) -> int:
@@ -61,18 +85,18 @@ class NodeServer:
 
     @classmethod
     async def start(
-        cls, host: str, port: int, token: str | None, handler: NodeHandler
+        cls, host: str, port: int, identity: IdentityFile | None, handler: NodeHandler
     ) -> NodeServer:
-        """Listen on host:port; port 0 picks a free one.
+        """Listen on host:port; port 0 picks a free one. With an identity for the coordinator of
+        its cluster alone.
 
-        Raises BadConfiguration when `host` is not loopback and there is no token, or when it
+        Raises BadConfiguration when `host` is not loopback and there is no identity, or when it
         is no address of this machine; AddressInUse.
         """
-        security.require_token(host, token)
-        server = security.server(security.token(token) if token is not None else None)
+        server = security.server(*guard.admit(identity, Role.COORDINATOR))
         over = asyncio.Event()
         node_pb2_grpc.add_NodeServicer_to_server(_Servicer(handler, over), server)
-        address = security.bind(server, host, port)
+        address = security.bind(server, host, port, identity)
         await server.start()
         return cls(server, address, over)
 
@@ -102,10 +126,30 @@ class _Servicer(node_pb2_grpc.NodeServicer):
         self, request: node_pb2.ReservePortsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> node_pb2.ReservePortsReply:
         try:
-            host, ports = self._handler.reserve_ports(min(request.count, MOST_PORTS))
+            count = min(request.count, MOST_PORTS)
+            host, ports = self._handler.reserve_ports(count, request.host)
         except TandemError as error:
             await abort(context, error)
         return node_pb2.ReservePortsReply(host=host, ports=ports)
+
+    async def Listen(  # type: ignore[override]  # noqa: N802
+        self, request: node_pb2.ListenRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        try:
+            listening = self._handler.listen(tuple(request.hosts), request.seconds, request.clients)
+            async with aclosing(listening) as messages:
+                async for message in messages:
+                    await context.write(listening_to_wire(message))
+        except TandemError as error:
+            await abort(context, error)
+
+    async def Probe(  # noqa: N802
+        self, request: node_pb2.ProbeRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> node_pb2.ProbeReply:
+        try:
+            return probed_to_wire(await self._handler.probe(probe_from_wire(request)))
+        except TandemError as error:
+            await abort(context, error)
 
     async def Launch(  # type: ignore[override]  # noqa: N802
         self, request: node_pb2.LaunchRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -116,6 +160,11 @@ class _Servicer(node_pb2_grpc.NodeServicer):
         self, request: node_pb2.AttachRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
         await _tell(self._handler.attach(Epoch(request.epoch), Rank(request.rank)), context)
+
+    async def Orphans(  # noqa: N802
+        self, request: node_pb2.OrphansRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> node_pb2.OrphansReply:
+        return node_pb2.OrphansReply(engines=map(launch_to_wire, self._handler.orphans()))
 
     async def Stop(  # noqa: N802
         self, request: node_pb2.StopRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -1,31 +1,26 @@
-"""Who may talk to whom: credentials, channels and servers of every gRPC endpoint.
+"""How bytes travel: addresses, channels and servers of every gRPC endpoint.
 
-Today a channel is plain TCP, and a caller shows a shared secret in the metadata: the join
-token to agents and to the registry, the epoch's secret to engines. Certificates will come in
-here and nowhere else: `channel` and `bind` are the only places that choose how bytes travel.
+`channel` and `bind` are the only places that choose. With an identity (cluster/trust) it is mutual
+TLS within one cluster; without one it is plain TCP, which is refused beyond loopback. Who may call
+what is in `guard.py`.
 """
 
 from __future__ import annotations
 
 import errno
-import hmac
 import ipaddress
-import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Sequence
+from typing import Any
 
 import grpc
 
-from cluster.core.errors import AddressInUse, BadConfiguration, NotAuthorized
-from cluster.wire.status import abort
+from cluster.core.errors import AddressInUse, BadConfiguration
+from cluster.trust.certificate import Role
+from cluster.trust.identity import IdentityFile
 
-if TYPE_CHECKING:
-    _Handler = grpc.RpcMethodHandler[Any, Any]
-
-TOKEN_VARIABLE = "TANDEM_JOIN_TOKEN"
+MOST_NEWCOMERS = 8
+"""That are answered at a time."""
 
 _KEEPALIVE = [
     ("grpc.keepalive_time_ms", 10_000),
@@ -45,55 +40,18 @@ _SERVER: Sequence[tuple[str, Any]] = [
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.max_receive_message_length", 16 << 20),
+    # A peer that connects and shows nothing is hung up on.
+    ("grpc.server_handshake_timeout_ms", 10_000),
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """A secret that a caller shows and a server compares."""
-
-    key: str
-    """Metadata key."""
-    value: str
-
-    @property
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        """To be sent with each call."""
-        return ((self.key, self.value),)
-
-    def __repr__(self) -> str:
-        return f"Credential({self.key!r}, ...)"
-
-
-def token(value: str) -> Credential:
-    """The join token, shown to agents and to the registry."""
-    return Credential("tandem-token", value)
-
-
-def secret(value: str) -> Credential:
-    """An epoch's secret, shown to its engines."""
-    return Credential("tandem-secret", value)
-
-
-def read_token(file: Path | None, environ: Mapping[str, str] = os.environ) -> str | None:
-    """The join token from `file`, else from TANDEM_JOIN_TOKEN; None when there is neither.
-
-    Raises BadConfiguration when the file can't be read or the token is empty or unprintable.
-    """
-    if file is not None:
-        try:
-            value, source = file.read_text().strip(), str(file)
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadConfiguration(f"can't read the join token from {file}: {error}") from error
-    elif TOKEN_VARIABLE in environ:
-        value, source = environ[TOKEN_VARIABLE].strip(), f"the variable {TOKEN_VARIABLE}"
-    else:
-        return None
-    if not value or not value.isascii() or not value.isprintable():
-        raise BadConfiguration(
-            f"the join token in {source} must be one non-empty line of printable ASCII"
-        )
-    return value
+_NEWCOMER_SERVER: Sequence[tuple[str, Any]] = [
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", 16 << 10),
+    ("grpc.max_concurrent_streams", 4),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 10_000),
+    ("grpc.max_connection_age_ms", 30_000),
+    ("grpc.max_connection_age_grace_ms", 5_000),
+]
 
 
 def is_loopback(host: str) -> bool:
@@ -114,12 +72,13 @@ def is_wildcard(host: str) -> bool:
         return False
 
 
-def require_token(host: str, value: str | None) -> None:
-    """Raise BadConfiguration when `host` can be reached from outside and no token guards it."""
-    if value is None and not is_loopback(host):
+def require_identity(host: str, identity: object | None) -> None:
+    """Raise BadConfiguration when `host` can be reached from outside and no certificate guards
+    it: nothing beyond loopback is ever plain."""
+    if identity is None and not is_loopback(host):
         raise BadConfiguration(
-            f"{host} can be reached by other machines, so a join token is needed: put the same "
-            f"one on every machine, in the variable {TOKEN_VARIABLE} or with --token-file"
+            f"{host} can be reached by other machines, so this one needs a certificate of its "
+            "cluster: `tandem token create` on the server prints a token to join with"
         )
 
 
@@ -139,29 +98,86 @@ def join_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def channel(address: str) -> grpc.aio.Channel:
-    """A channel to "host:port"; nothing is connected before the first call."""
+def channel(address: str, identity: IdentityFile | None, server_name: str) -> grpc.aio.Channel:
+    """A channel to "host:port"; nothing is connected before the first call.
+
+    With an identity over mutual TLS, in which the other side must be of the same cluster and
+    have `server_name` in its certificate; without one plain, and to loopback only. Raises
+    BadConfiguration.
+    """
     host, port = split_address(address)
-    return grpc.aio.insecure_channel(join_address(host, port), options=_CHANNEL)
+    require_identity(host, identity)
+    if identity is None:
+        return grpc.aio.insecure_channel(join_address(host, port), options=_CHANNEL)
+    mine = identity.current()
+    credentials = grpc.ssl_channel_credentials(
+        mine.authority.encode(), mine.key.encode(), mine.certificate.encode()
+    )
+    return _secure(host, port, credentials, server_name)
 
 
-def server(credential: Credential | None) -> grpc.aio.Server:
-    """A server that refuses every call without `credential`; None lets everyone in."""
-    guards = [Guard(credential)] if credential is not None else []
+def newcomer_channel(address: str, authority: str) -> grpc.aio.Channel:
+    """A channel to a coordinator of that authority (PEM), from a machine that has no certificate
+    yet."""
+    host, port = split_address(address)
+    credentials = grpc.ssl_channel_credentials(authority.encode())
+    return _secure(host, port, credentials, Role.COORDINATOR.server_name)
+
+
+def _secure(
+    host: str, port: int, credentials: grpc.ChannelCredentials, server_name: str
+) -> grpc.aio.Channel:
+    options = [*_CHANNEL, ("grpc.ssl_target_name_override", server_name)]
+    return grpc.aio.secure_channel(join_address(host, port), credentials, options=options)
+
+
+def server(*guards: grpc.aio.ServerInterceptor) -> grpc.aio.Server:
+    """A server whose calls all pass the guards, in order, before a service sees them."""
     return grpc.aio.server(interceptors=guards, options=_SERVER)
 
 
-def bind(server: grpc.aio.Server, host: str, port: int) -> str:
+def newcomer_server() -> grpc.aio.Server:
+    """A server for callers of whom nothing is known: little of everything, and not for long."""
+    return grpc.aio.server(options=_NEWCOMER_SERVER, maximum_concurrent_rpcs=MOST_NEWCOMERS)
+
+
+def bind(
+    server: grpc.aio.Server,
+    host: str,
+    port: int,
+    identity: IdentityFile | None = None,
+    *,
+    newcomers: bool = False,
+) -> str:
     """Listen on host:port (0 picks a free one) and return "host:port" as bound.
 
-    Raises AddressInUse, or BadConfiguration when `host` is no address of this machine.
+    With an identity over mutual TLS, or with `newcomers` over TLS that asks for no certificate;
+    a renewed one is shown from the next handshake on. Raises AddressInUse, or BadConfiguration
+    when `host` is no address of this machine, or is not loopback and there is no identity.
     """
+    require_identity(host, identity)
+    where = join_address(host, port)
     try:
-        bound = server.add_insecure_port(join_address(host, port))
+        if identity is None:
+            bound = server.add_insecure_port(where)
+        else:
+            bound = server.add_secure_port(where, _credentials(identity, newcomers))
     except RuntimeError as error:
         _explain(host, port)
-        raise AddressInUse(f"can't listen on {join_address(host, port)}: {error}") from error
+        raise AddressInUse(f"can't listen on {where}: {error}") from error
     return join_address(host, bound)
+
+
+def _credentials(identity: IdentityFile, newcomers: bool) -> grpc.ServerCredentials:
+    def present() -> grpc.ServerCertificateConfiguration:
+        """Called by gRPC, in a thread of its own, at each handshake."""
+        mine = identity.current()
+        pair = (mine.key.encode(), mine.certificate.encode())
+        return grpc.ssl_server_certificate_configuration([pair], mine.authority.encode())
+
+    return grpc.dynamic_ssl_server_credentials(
+        present(), present, require_client_authentication=not newcomers
+    )
 
 
 def _explain(host: str, port: int) -> None:
@@ -179,34 +195,3 @@ def _explain(host: str, port: int) -> None:
         if error.errno == errno.EADDRNOTAVAIL:
             raise BadConfiguration(f"{host} is not an address of this machine") from error
         raise BadConfiguration(f"can't listen on {where}: {error.strerror}") from error
-
-
-class Guard(grpc.aio.ServerInterceptor):
-    """Answers NotAuthorized to every call that does not show the credential."""
-
-    def __init__(self, credential: Credential) -> None:
-        self._key = credential.key
-        self._expected = credential.value.encode()
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> _Handler | None:
-        shown = dict(handler_call_details.invocation_metadata or ()).get(self._key, "")
-        given = shown if isinstance(shown, bytes) else shown.encode()
-        if hmac.compare_digest(given, self._expected):
-            return await continuation(handler_call_details)
-        what = "missing" if not given else "wrong"
-        return grpc.stream_stream_rpc_method_handler(_refuse(f"{self._key} is {what}"))
-
-
-def _refuse(message: str) -> Callable[..., Any]:
-    """A handler for calls of any shape that reads nothing and answers NotAuthorized."""
-
-    async def refuse(
-        requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
-    ) -> NoReturn:
-        await abort(context, NotAuthorized(message))
-
-    return refuse

@@ -126,6 +126,11 @@ def restore(error: grpc.aio.AioRpcError, peer: str) -> TandemError:
             return ProtocolError(f"{peer} failed with {code.name}: {details}")
 
 
+def lost(error: grpc.aio.AioRpcError) -> bool:
+    """True when a call ended without a word of the server: the connection broke."""
+    return _CLASS_KEY not in dict(error.trailing_metadata() or ())
+
+
 @contextmanager
 def restored(peer: str) -> Iterator[None]:
     """Turn a failed call inside into the error it stands for.

@@ -42,6 +42,7 @@ def specs(
     parallel: str = "tensor",
     kv_bits: int = 0,
     kv_dir: str = "",
+    draft: Path | None = None,
 ) -> list[LaunchSpec]:
     ring = tuple(f"127.0.0.1:{port}" for port in free_ports(world)) if world > 1 else ()
     kind, backend = (parallel, "ring") if world > 1 else ("single", "none")
@@ -55,6 +56,8 @@ def specs(
             ring=ring,
             kv_bits=kv_bits,
             kv_dir=kv_dir,
+            draft_model=str(draft or ""),
+            draft_digest=digest(draft) if draft else "",
         )
         for rank in range(world)
     ]
@@ -128,9 +131,12 @@ async def launched(
     parallel: str = "tensor",
     kv_bits: int = 0,
     kv_dir: str = "",
+    draft: Path | None = None,
 ) -> AsyncIterator[list[Engine]]:
     """A group of engines that are ready; all gone at the end."""
-    wanted = specs(folder, world, epoch, parallel=parallel, kv_bits=kv_bits, kv_dir=kv_dir)
+    wanted = specs(
+        folder, world, epoch, parallel=parallel, kv_bits=kv_bits, kv_dir=kv_dir, draft=draft
+    )
     engines = [Engine(spec) for spec in wanted]
     try:
         async with asyncio.timeout(DEADLINE):
@@ -145,11 +151,12 @@ async def launched(
 
 
 @asynccontextmanager
-async def connected(engines: Sequence[Engine]) -> AsyncIterator[list[EngineClient]]:
+async def connected(engines: Sequence[Engine], **changes: Any) -> AsyncIterator[list[EngineClient]]:
+    """A client of each; `changes` are for their hello."""
     async with AsyncExitStack() as stack:
         yield [
             await stack.enter_async_context(
-                connect(engine.events[-1]["endpoint"], SECRET, hello(engine.spec))
+                connect(engine.events[-1]["endpoint"], SECRET, hello(engine.spec, **changes))
             )
             for engine in engines
         ]

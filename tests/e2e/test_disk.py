@@ -16,6 +16,7 @@ from cluster.core.ids import Entry, Slot
 from cluster.core.plan import Park, Restore, Save
 from cluster.core.shelf import ShelfOrder, Verb
 from tests.e2e.engines import Engine, connected, execute, launched, specs
+from tests.e2e.test_engine_texts import listen, told
 from tests.unit.engine.driver import EPOCH, Plan, compare, reference, texts
 from tests.unit.engine.models import TRIMMABLE, write_model
 
@@ -113,3 +114,33 @@ async def test_a_folder_that_can_not_be_written_to_is_one_line(tmp_path: Path) -
         engine.end()
     assert (event["event"], event["error"]) == ("failed", "BadConfiguration")
     assert "--kv-dir" in event["message"]
+
+
+async def test_a_new_coordinator_finds_what_the_one_before_has_saved(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "llama", "llama")
+    plan = Plan()
+    save(plan)
+    kv_dir = str(tmp_path / "kv")
+    async with launched(folder, 1, EPOCH, kv_dir=kv_dir) as engines:
+        async with connected(engines) as clients:
+            news = listen(clients)
+            await execute(clients, plan.steps)
+            await told(news, 1, Verb.SAVE)
+            # What nobody needs any more, and a step that does.
+            await clients[0].order(ShelfOrder(Verb.STAGE, ENTRY))
+            await told(news, 1, Verb.STAGE)
+            await clients[0].order(ShelfOrder(Verb.STAGE, Entry("f" * 32)))
+        async with connected(engines, incarnation=2) as clients:
+            news = listen(clients)
+            assert [each.entry for each in clients[0].shelved] == [ENTRY]
+            await clients[0].order(ShelfOrder(Verb.STAGE, ENTRY))
+            await told(news, 1, Verb.STAGE)
+            prompt = [*KEPT, *TAIL]
+            again = Plan()
+            again.prefill(3, prompt, keep=len(KEPT), restore=(Restore(Slot(3), ENTRY),))
+            again.decode(3, iterations=5)
+            results = await execute(clients, again.steps)
+            assert len(news) == 1
+    ours = texts(again.steps, results[0])[3]
+    model = load_model(folder)[0]
+    compare(model, prompt, ours, reference(model, prompt, len(ours)))

@@ -63,7 +63,7 @@ def test_a_signal_stops_everything_within_five_seconds(number: int, ranks: int) 
 
 def _stream_to_its_end(server: Server) -> str:
     body = {"messages": [{"role": "user", "content": "hello"}], "stream": True}
-    body |= {"temperature": 2.0, "max_tokens": 8000, "logit_bias": _never_end(server)}
+    body |= {"temperature": 2.0, "max_tokens": 1500, "logit_bias": _never_end(server)}
     with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body, timeout=30) as r:
         return "".join(r.iter_text())
 
@@ -126,6 +126,9 @@ def test_failures_to_start_are_one_line(
 ) -> None:
     mute = shutil.copytree(random_model("qwen3"), tmp_path / "mute")
     (mute / "tokenizer.json").unlink()
+    other = shutil.copytree(random_model("qwen3"), tmp_path / "other")
+    spelling = (other / "tokenizer.json").read_text()
+    (other / "tokenizer.json").write_text(spelling.replace("<|im_start|>", "<|begin|>"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         unreachable = f"127.0.0.9:{free_port()}"
@@ -136,6 +139,7 @@ def test_failures_to_start_are_one_line(
             ("--model", "nobody/no-such-model"): ("nobody/no-such-model",),
             ("--model", model, "--local-ranks", "3"): ("num_attention_heads is 4", "3"),
             ("--model", str(mute)): (str(mute), "no tokenizer.json"),
+            ("--draft-model", str(other)): (f"{other} can't draft for demo", "<|begin|>"),
             ("--nodes", unreachable): (unreachable,),
             ("--nodes", "many"): ("--nodes many",),
             ("--local-ranks", "0"): ("--local-ranks",),

@@ -43,16 +43,16 @@ async def one_loop(anyio_backend: str) -> AsyncIterator[None]:
 class FakeEngine:
     """Answers each step at once and notes each order; news are put in by the test."""
 
-    def __init__(self, shelved: Sequence[Shelved] = (), *, claims: int | None = None) -> None:
+    def __init__(self, shelved: Sequence[Shelved] = ()) -> None:
         self._shelved = shelved
-        self._claims = len(shelved) if claims is None else claims
+        self.plan = ShardPlan(1, Rank(0))
         self.answers: asyncio.Queue[StepResult | ShelfNews | ProtocolError] = asyncio.Queue()
         self.orders: list[ShelfOrder] = []
 
-    def hello(self, theirs: Hello) -> Hello:
-        return replace(theirs, facts=EngineFacts(True, 1, 2, 0, shelved=self._claims))
+    def hello(self) -> Hello:
+        return Hello(Epoch(3), 0, versions(), "digest", self.plan, EngineFacts(True, 1, 2, 0))
 
-    def shelved(self) -> Sequence[Shelved]:
+    def begin(self) -> Sequence[Shelved]:
         return self._shelved
 
     def submit(self, step: Step) -> None:
@@ -76,6 +76,7 @@ async def connected(*engines: FakeEngine) -> AsyncIterator[list[EngineClient]]:
     async with AsyncExitStack() as stack:
         clients = []
         for engine, plan in zip(engines, plans, strict=True):
+            engine.plan = plan
             server = EngineServer(engine, SECRET)
             await server.start("127.0.0.1")
             stack.push_async_callback(server.stop)
@@ -106,10 +107,19 @@ async def test_what_is_on_the_shelf_follows_the_hello() -> None:
         assert (await client.next_result()).seq == 1
 
 
+class Less(tuple[Shelved, ...]):
+    """Has fewer than it says."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return super().__len__() + 1
+
+
 async def test_an_engine_that_says_less_than_it_promised(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.wire.engine_client.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("cluster.wire.engine_stream.CONNECT_SECONDS", 0.5)
     with pytest.raises(NodeUnreachable, match=r"rank 0 .* says nothing more after 0\.5 s"):
-        async with connected(FakeEngine([shelved(A)], claims=2)):
+        async with connected(FakeEngine(Less([shelved(A)]))):
             pass
 
 

@@ -1,4 +1,4 @@
-"""The Node service over loopback gRPC: calls, errors, tokens, and peers that misbehave."""
+"""The Node service over loopback gRPC: calls, errors, and peers that misbehave."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from cluster.core.errors import (
     CannotShard,
     LaunchFailed,
     NodeUnreachable,
-    NotAuthorized,
     ProtocolError,
 )
 from cluster.core.ids import Epoch
@@ -30,8 +29,6 @@ from tests.conftest import wait_for
 from tests.integration.test_node_agent import make_agent, spec, until
 
 pytestmark = pytest.mark.anyio
-
-TOKEN = "a token of the cluster"
 
 
 @pytest.fixture(scope="module")
@@ -188,42 +185,18 @@ async def refused(client: NodeClient) -> None:
         await client.describe()
 
 
-@pytest.mark.parametrize("shown", [None, "", "wrong", TOKEN + "x", TOKEN[:-1]])
-async def test_a_wrong_token_is_refused(agent: Agent, shown: str | None) -> None:
-    server = await NodeServer.start("127.0.0.3", 0, TOKEN, agent)
-    async with NodeClient(server.address, shown) as client:
-        for call in (
-            client.describe(), client.reserve_ports(1), client.stop(Epoch(1)),
-            until(client.launch(spec("ready")), Ready),
-        ):  # fmt: skip
-            with pytest.raises(NotAuthorized, match=r"tandem-token is (missing|wrong)"):
-                await call
-    assert agent.engines == 0
-    await server.stop()
-
-
-async def test_the_right_token_is_let_in(agent: Agent) -> None:
-    server = await NodeServer.start("127.0.0.3", 0, TOKEN, agent)
-    async with NodeClient(server.address, TOKEN) as client:
-        assert (await client.describe()).chip == "chip"
-        await until(client.launch(spec("ready")), Ready)
-    await server.stop()
-
-
-async def test_beyond_loopback_without_a_token(agent: Agent) -> None:
-    with pytest.raises(BadConfiguration, match="a join token is needed"):
-        await NodeServer.start("0.0.0.0", 0, None, agent)
+async def test_beyond_loopback_without_a_certificate(agent: Agent) -> None:
+    for host in ("0.0.0.0", "192.0.2.1", "studio.local"):
+        with pytest.raises(BadConfiguration, match="needs a certificate of its cluster"):
+            await NodeServer.start(host, 0, None, agent)
+        with pytest.raises(BadConfiguration, match="needs a certificate of its cluster"):
+            NodeClient(f"{host}:8644")
 
 
 async def test_a_port_in_use(server: NodeServer, agent: Agent) -> None:
     host, port = split_address(server.address)
     with pytest.raises(AddressInUse, match=f"{host}:{port} is already in use"):
         await NodeServer.start(host, port, None, agent)
-
-
-async def test_an_address_of_another_machine(agent: Agent) -> None:
-    with pytest.raises(BadConfiguration, match=r"203\.0\.113\.9 is not an address of this"):
-        await NodeServer.start("203.0.113.9", 0, TOKEN, agent)
 
 
 async def test_garbage_disturbs_nothing(client: NodeClient, server: NodeServer) -> None:

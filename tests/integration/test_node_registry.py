@@ -8,12 +8,14 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.core.cluster import NodeDescription, Versions
-from cluster.core.errors import BadConfiguration, NodeUnreachable, NotAuthorized, VersionMismatch
+from cluster.core.errors import BadConfiguration, NodeUnreachable, VersionMismatch
 from cluster.node.worker import local_address, run_worker
 from cluster.wire.node_client import NodeClient
 from cluster.wire.registry import RegistryServer, StillHere, Welcome, join
@@ -22,8 +24,6 @@ from tests.conftest import wait_for
 from tests.integration.test_node_agent import COMMAND, make_agent
 
 pytestmark = pytest.mark.anyio
-
-TOKEN = "a token"
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,7 @@ class Members:
             self.now.remove(node)
 
 
+@cache
 def node(address: str = "127.0.0.2:7000") -> NodeDescription:
     agent = make_agent()
     agent.address = address
@@ -70,14 +71,14 @@ async def members() -> Members:
 
 @pytest.fixture
 async def registry(members: Members) -> AsyncIterator[RegistryServer]:
-    server = await RegistryServer.start("127.0.0.1", 0, TOKEN, members)
+    server = await RegistryServer.start("127.0.0.1", 0, members)
     yield server
     await server.stop()
 
 
 @asynccontextmanager
 async def worker(lines: list[str], **how: Any) -> AsyncIterator[asyncio.Task[None]]:
-    settings = {"join": None, "host": None, "port": 0, "token": TOKEN, "orphan_grace": 1.0} | how
+    settings = {"join": None, "host": None, "port": 0, "token": None, "orphan_grace": 1.0} | how
     task = asyncio.create_task(run_worker(**settings, say=lines.append, command=COMMAND))
     try:
         yield task
@@ -89,18 +90,11 @@ async def worker(lines: list[str], **how: Any) -> AsyncIterator[asyncio.Task[Non
 async def test_a_member_while_the_stream_is_open(
     members: Members, registry: RegistryServer
 ) -> None:
-    async with aclosing(join(registry.address, node(), TOKEN)) as events:
+    async with aclosing(join(registry.address, node())) as events:
         assert await anext(events) == Welcome("studio")
         assert members.now == [node()]
         assert await anext(events) == StillHere()
     await wait_for(lambda: not members.now)
-
-
-async def test_a_wrong_token(members: Members, registry: RegistryServer) -> None:
-    for shown in (None, "", "wrong"):
-        with pytest.raises(NotAuthorized):
-            await anext(join(registry.address, node(), shown))
-    assert members.joined == 0
 
 
 async def test_other_versions_are_refused_by_name(
@@ -108,18 +102,18 @@ async def test_other_versions_are_refused_by_name(
 ) -> None:
     other = dataclasses.replace(node(), versions=Versions(1, "0.1.0", "0.0.1", "0.32.2"))
     with pytest.raises(VersionMismatch, match=r"worker .* mlx .* here, 0\.0\.1 there"):
-        await anext(join(registry.address, other, TOKEN))
+        await anext(join(registry.address, other))
     assert members.joined == 0
 
 
 async def test_an_agent_that_says_no_address(members: Members, registry: RegistryServer) -> None:
     with pytest.raises(BadConfiguration):
-        await anext(join(registry.address, node(""), TOKEN))
+        await anext(join(registry.address, node("")))
     assert members.joined == 0
 
 
 async def test_the_coordinator_stops(members: Members, registry: RegistryServer) -> None:
-    events = join(registry.address, node(), TOKEN)
+    events = join(registry.address, node())
     await anext(events)
     await registry.stop()
     assert {event async for event in events} <= {StillHere()}
@@ -132,7 +126,7 @@ async def test_a_silent_coordinator() -> None:
         silent.listen()  # connections are made, and never taken up
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(NodeUnreachable, match=r"no sign of life for 0\.2 s"):
-            await anext(join(address, node(), TOKEN, silence=0.2))
+            await anext(join(address, node(), silence=0.2))
 
 
 async def test_a_worker_joins_and_leaves(members: Members, registry: RegistryServer) -> None:
@@ -141,14 +135,11 @@ async def test_a_worker_joins_and_leaves(members: Members, registry: RegistrySer
         await wait_for(lambda: members.now)
         address = members.now[0].agent_address
         assert address.startswith("127.0.0.2:")
-        async with NodeClient(address, TOKEN) as client:
+        async with NodeClient(address) as client:
             assert await client.describe() == members.now[0]
-        async with NodeClient(address, "wrong") as client:
-            with pytest.raises(NotAuthorized):
-                await client.describe()
         await wait_for(lambda: f"joined studio at {registry.address} as {address}" in lines)
     await wait_for(lambda: not members.now)
-    async with NodeClient(address, TOKEN) as client:
+    async with NodeClient(address) as client:
         with pytest.raises(NodeUnreachable):
             await client.describe()
 
@@ -164,7 +155,7 @@ async def test_a_worker_joins_again(
         await registry.stop()
         await wait_for(lambda: any("trying again" in line for line in lines))
         host, port = split_address(registry.address)
-        again = await RegistryServer.start(host, port, TOKEN, members)
+        again = await RegistryServer.start(host, port, members)
         await wait_for(lambda: members.joined == 2, 10)
         assert members.now[-1] == first
         await again.stop()
@@ -180,26 +171,21 @@ async def test_a_worker_waits_for_its_coordinator(
         await wait_for(lambda: any("can't be reached" in line for line in lines))
         said = len(lines)
         host, port = split_address(registry.address)
-        late = await RegistryServer.start(host, port, TOKEN, members)
+        late = await RegistryServer.start(host, port, members)
         await wait_for(lambda: members.joined == 1, 10)
         assert len(lines) <= said + 3  # the same trouble is said once
         await late.stop()
 
 
-async def test_a_worker_with_a_wrong_token_gives_up(registry: RegistryServer) -> None:
-    with pytest.raises(NotAuthorized, match="tandem-token is wrong"):
-        await run_worker(registry.address, None, 0, "wrong", 1.0, lambda line: None)
-
-
-async def test_a_worker_beyond_loopback_needs_a_token() -> None:
-    for host, words in (("192.0.2.77", "join token is needed"), ("0.0.0.0", "every address")):
+async def test_a_worker_beyond_loopback_needs_a_certificate(tmp_path: Path) -> None:
+    for host, words in (("192.0.2.77", "not one of a cluster yet"), ("0.0.0.0", "every address")):
         with pytest.raises(BadConfiguration, match=words):
-            await run_worker(None, host, 0, None, 1.0, lambda line: None)
+            await run_worker(None, host, 0, None, 1.0, lambda line: None, trust=tmp_path)
 
 
 async def test_a_worker_that_waits_to_be_dialled() -> None:
     lines: list[str] = []
-    async with worker(lines, token=None):
+    async with worker(lines):
         await wait_for(lambda: any("--nodes" in line for line in lines))
         address = lines[-1].split()[-1]
         async with NodeClient(address) as client:

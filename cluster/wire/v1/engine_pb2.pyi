@@ -25,6 +25,12 @@ class ToEngine(_message.Message):
     HELLO_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     SHELF_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    ACK_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """of a step or order in its session: 1, 2, 3, ...; otherwise 0"""
+    ack: _builtins.int
+    """number of the last message received; alone, without a kind, now and then"""
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -37,10 +43,12 @@ class ToEngine(_message.Message):
         hello: Global___Hello | None = ...,
         step: Global___Step | None = ...,
         shelf: Global___ShelfOrder | None = ...,
+        number: _builtins.int = ...,
+        ack: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "kind", b"kind", "shelf", b"shelf", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "kind", b"kind", "shelf", b"shelf", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "hello", b"hello", "kind", b"kind", "number", b"number", "shelf", b"shelf", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "step", "shelf"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
@@ -57,6 +65,11 @@ class FromEngine(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     SHELVED_FIELD_NUMBER: _builtins.int
     NEWS_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    ACK_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """of a result or news, like ToEngine's"""
+    ack: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -79,10 +92,12 @@ class FromEngine(_message.Message):
         failure: Global___Failure | None = ...,
         shelved: Global___Shelved | None = ...,
         news: Global___ShelfNews | None = ...,
+        number: _builtins.int = ...,
+        ack: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "hello", b"hello", "kind", b"kind", "news", b"news", "result", b"result", "shelved", b"shelved"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "hello", b"hello", "kind", b"kind", "news", b"news", "result", b"result", "shelved", b"shelved"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "failure", b"failure", "hello", b"hello", "kind", b"kind", "news", b"news", "number", b"number", "result", b"result", "shelved", b"shelved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "result", "failure", "shelved", "news"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
@@ -102,11 +117,18 @@ class Hello(_message.Message):
     MODEL_DIGEST_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     FACTS_FIELD_NUMBER: _builtins.int
+    RECEIVED_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     incarnation: _builtins.int
-    """of the coordinator; an engine refuses a lower one than it has seen"""
+    """Of the coordinator. An engine refuses a lower one than it has seen; for a higher one it drops
+    all that the one before had planned, and the next step is step 1 again.
+    """
     model_digest: _builtins.str
     """cluster/model/digest.py"""
+    received: _builtins.int
+    """Number of the last message received in this session. A coordinator leaves it out to begin
+    one, and an engine never does.
+    """
     @_builtins.property
     def versions(self) -> Global___Versions: ...
     @_builtins.property
@@ -124,12 +146,15 @@ class Hello(_message.Message):
         model_digest: _builtins.str = ...,
         plan: Global___ShardPlan | None = ...,
         facts: Global___EngineFacts | None = ...,
+        received: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "plan", b"plan", "versions", b"versions"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_received", b"_received", "facts", b"facts", "plan", b"plan", "received", b"received", "versions", b"versions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "facts", b"facts", "incarnation", b"incarnation", "model_digest", b"model_digest", "plan", b"plan", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_received", b"_received", "epoch", b"epoch", "facts", b"facts", "incarnation", b"incarnation", "model_digest", b"model_digest", "plan", b"plan", "received", b"received", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__received: _TypeAlias = _typing.Literal["received"]  # noqa: Y015
+    _WhichOneofArgType__received: _TypeAlias = _typing.Literal["_received", b"_received"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__received) -> _WhichOneofReturnType__received | None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
 
@@ -204,6 +229,7 @@ class EngineFacts(_message.Message):
     POSITION_BYTES_FIELD_NUMBER: _builtins.int
     SLOT_BYTES_FIELD_NUMBER: _builtins.int
     SHELVED_FIELD_NUMBER: _builtins.int
+    TAKEN_FIELD_NUMBER: _builtins.int
     trimmable: _builtins.bool
     """every layer's cache can be cut at any position"""
     weight_bytes: _builtins.int
@@ -211,13 +237,15 @@ class EngineFacts(_message.Message):
     memory_bytes: _builtins.int
     """held after loading"""
     last_seq: _builtins.int
-    """last step applied in this epoch"""
+    """steps applied in this epoch"""
     position_bytes: _builtins.int
     """cache bytes of one position of one sequence"""
     slot_bytes: _builtins.int
     """cache bytes of a slot that do not grow with its positions"""
     shelved: _builtins.int
     """prefixes found on disk; as many Shelved follow"""
+    taken: _builtins.int
+    """steps taken in this epoch, those under way included"""
     def __init__(
         self,
         *,
@@ -228,10 +256,11 @@ class EngineFacts(_message.Message):
         position_bytes: _builtins.int = ...,
         slot_bytes: _builtins.int = ...,
         shelved: _builtins.int = ...,
+        taken: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_seq", b"last_seq", "memory_bytes", b"memory_bytes", "position_bytes", b"position_bytes", "shelved", b"shelved", "slot_bytes", b"slot_bytes", "trimmable", b"trimmable", "weight_bytes", b"weight_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_seq", b"last_seq", "memory_bytes", b"memory_bytes", "position_bytes", b"position_bytes", "shelved", b"shelved", "slot_bytes", b"slot_bytes", "taken", b"taken", "trimmable", b"trimmable", "weight_bytes", b"weight_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -50,7 +50,9 @@ class EngineServicer:
 
     def Run(self, request_iterator, context):
         """The first message each way is a hello; then steps in, one result per step out. Beside them
-        go orders for the shelf and its news. An engine's hello is followed by what its shelf holds.
+        go orders for the shelf and its news. At the beginning of a session, an engine's hello is
+        followed by what its shelf holds. A session goes on on the next stream when one breaks:
+        cluster/core/session.py. The latest stream counts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

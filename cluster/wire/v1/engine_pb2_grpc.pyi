@@ -37,7 +37,9 @@ class EngineStub:
     def __new__(cls, channel: _aio.Channel) -> EngineAsyncStub: ...
     Run: _grpc.StreamStreamMultiCallable[_engine_pb2.ToEngine, _engine_pb2.FromEngine]
     """The first message each way is a hello; then steps in, one result per step out. Beside them
-    go orders for the shelf and its news. An engine's hello is followed by what its shelf holds.
+    go orders for the shelf and its news. At the beginning of a session, an engine's hello is
+    followed by what its shelf holds. A session goes on on the next stream when one breaks:
+    cluster/core/session.py. The latest stream counts.
     """
 
 @_typing.type_check_only
@@ -49,7 +51,9 @@ class EngineAsyncStub(EngineStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Run: _aio.StreamStreamMultiCallable[_engine_pb2.ToEngine, _engine_pb2.FromEngine]  # type: ignore[assignment]
     """The first message each way is a hello; then steps in, one result per step out. Beside them
-    go orders for the shelf and its news. An engine's hello is followed by what its shelf holds.
+    go orders for the shelf and its news. At the beginning of a session, an engine's hello is
+    followed by what its shelf holds. A session goes on on the next stream when one breaks:
+    cluster/core/session.py. The latest stream counts.
     """
 
 class EngineServicer(metaclass=_abc_1.ABCMeta):
@@ -64,7 +68,9 @@ class EngineServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_engine_pb2.FromEngine], _abc.AsyncIterator[_engine_pb2.FromEngine]]:
         """The first message each way is a hello; then steps in, one result per step out. Beside them
-        go orders for the shelf and its news. An engine's hello is followed by what its shelf holds.
+        go orders for the shelf and its news. At the beginning of a session, an engine's hello is
+        followed by what its shelf holds. A session goes on on the next stream when one breaks:
+        cluster/core/session.py. The latest stream counts.
         """
 
 def add_EngineServicer_to_server(servicer: EngineServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

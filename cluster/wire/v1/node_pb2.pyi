@@ -50,6 +50,8 @@ class NodeDescription(_message.Message):
     ADDRESSES_FIELD_NUMBER: _builtins.int
     AGENT_ADDRESS_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
+    BOOT_ID_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """stable for one machine and agent address"""
     hostname: _builtins.str
@@ -65,7 +67,11 @@ class NodeDescription(_message.Message):
     agent_address: _builtins.str
     """"host:port" of the Node service"""
     incarnation: _builtins.int
-    """of the agent: grows with each start"""
+    """grows with each start of an agent of this machine"""
+    boot_id: _builtins.str
+    """of the running system; empty when not known"""
+    instance: _builtins.str
+    """random, of this agent process"""
     @_builtins.property
     def versions(self) -> _engine_pb2.Versions: ...
     @_builtins.property
@@ -87,10 +93,12 @@ class NodeDescription(_message.Message):
         addresses: _abc.Iterable[Global___Address] | None = ...,
         agent_address: _builtins.str = ...,
         incarnation: _builtins.int = ...,
+        boot_id: _builtins.str = ...,
+        instance: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["blas", b"blas", "versions", b"versions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "agent_address", b"agent_address", "blas", b"blas", "chip", b"chip", "cores", b"cores", "hostname", b"hostname", "incarnation", b"incarnation", "memory_bytes", b"memory_bytes", "node_id", b"node_id", "system", b"system", "usable_bytes", b"usable_bytes", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "agent_address", b"agent_address", "blas", b"blas", "boot_id", b"boot_id", "chip", b"chip", "cores", b"cores", "hostname", b"hostname", "incarnation", b"incarnation", "instance", b"instance", "memory_bytes", b"memory_bytes", "node_id", b"node_id", "system", b"system", "usable_bytes", b"usable_bytes", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -103,20 +111,32 @@ class Address(_message.Message):
     INTERFACE_FIELD_NUMBER: _builtins.int
     IP_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
+    SPEED_MBPS_FIELD_NUMBER: _builtins.int
+    MTU_FIELD_NUMBER: _builtins.int
+    RDMA_FIELD_NUMBER: _builtins.int
     interface: _builtins.str
     ip: _builtins.str
     kind: _builtins.str
     """"thunderbolt", "ethernet", "wifi", "loopback" or "other" """
+    speed_mbps: _builtins.int
+    """0 when the interface does not say"""
+    mtu: _builtins.int
+    """bytes; 0 when not known"""
+    rdma: _builtins.str
+    """RDMA device with an active port; empty for none"""
     def __init__(
         self,
         *,
         interface: _builtins.str = ...,
         ip: _builtins.str = ...,
         kind: _builtins.str = ...,
+        speed_mbps: _builtins.int = ...,
+        mtu: _builtins.int = ...,
+        rdma: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["interface", b"interface", "ip", b"ip", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interface", b"interface", "ip", b"ip", "kind", b"kind", "mtu", b"mtu", "rdma", b"rdma", "speed_mbps", b"speed_mbps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -158,15 +178,19 @@ class ReservePortsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COUNT_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
     count: _builtins.int
+    host: _builtins.str
+    """an address of the agent's machine; empty: the one that it listens on"""
     def __init__(
         self,
         *,
         count: _builtins.int = ...,
+        host: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "host", b"host"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -196,6 +220,158 @@ class ReservePortsReply(_message.Message):
 Global___ReservePortsReply: _TypeAlias = ReservePortsReply  # noqa: Y015
 
 @_typing.final
+class ListenRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOSTS_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    CLIENTS_FIELD_NUMBER: _builtins.int
+    seconds: _builtins.float
+    """how long at most"""
+    clients: _builtins.int
+    """how many connections at most"""
+    @_builtins.property
+    def hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """addresses of the agent's machine"""
+
+    def __init__(
+        self,
+        *,
+        hosts: _abc.Iterable[_builtins.str] | None = ...,
+        seconds: _builtins.float = ...,
+        clients: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "hosts", b"hosts", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListenRequest: _TypeAlias = ListenRequest  # noqa: Y015
+
+@_typing.final
+class Listening(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOORS_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    token: _builtins.bytes
+    """random; probers prove that they have it"""
+    @_builtins.property
+    def doors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Door]:
+        """in the order of the hosts"""
+
+    def __init__(
+        self,
+        *,
+        doors: _abc.Iterable[Global___Door] | None = ...,
+        token: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["doors", b"doors", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Listening: _TypeAlias = Listening  # noqa: Y015
+
+@_typing.final
+class Door(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    port: _builtins.int
+    """0: it could not be opened"""
+    error: _builtins.str
+    """why not"""
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        port: _builtins.int = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "host", b"host", "port", b"port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Door: _TypeAlias = Door  # noqa: Y015
+
+@_typing.final
+class ProbeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    port: _builtins.int
+    token: _builtins.bytes
+    source: _builtins.str
+    """address to connect from; empty: the system chooses, as for the ring"""
+    messages: _builtins.int
+    """round trips to measure"""
+    seconds: _builtins.float
+    """how long to send for throughput; 0: not at all"""
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        port: _builtins.int = ...,
+        token: _builtins.bytes = ...,
+        source: _builtins.str = ...,
+        messages: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "messages", b"messages", "port", b"port", "seconds", b"seconds", "source", b"source", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProbeRequest: _TypeAlias = ProbeRequest  # noqa: Y015
+
+@_typing.final
+class ProbeReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    ROUND_TRIP_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    error: _builtins.str
+    """why it can't be reached; empty when it can"""
+    source: _builtins.str
+    """address that was connected from"""
+    round_trip: _builtins.float
+    """seconds, the median"""
+    bytes_per_second: _builtins.float
+    """0 when not measured"""
+    def __init__(
+        self,
+        *,
+        error: _builtins.str = ...,
+        source: _builtins.str = ...,
+        round_trip: _builtins.float = ...,
+        bytes_per_second: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_second", b"bytes_per_second", "error", b"error", "round_trip", b"round_trip", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProbeReply: _TypeAlias = ProbeReply  # noqa: Y015
+
+@_typing.final
 class LaunchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -208,6 +384,9 @@ class LaunchRequest(_message.Message):
     THREADS_FIELD_NUMBER: _builtins.int
     KV_BITS_FIELD_NUMBER: _builtins.int
     KV_DIR_FIELD_NUMBER: _builtins.int
+    DRAFT_MODEL_FIELD_NUMBER: _builtins.int
+    DRAFT_DIGEST_FIELD_NUMBER: _builtins.int
+    RDMA_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     secret: _builtins.str
     """of the epoch; the engine answers to nothing else"""
@@ -221,11 +400,19 @@ class LaunchRequest(_message.Message):
     """of a cached value: 8 or 4; 0 for the model's own type"""
     kv_dir: _builtins.str
     """folder for prefixes on disk; empty for none"""
+    draft_model: _builtins.str
+    """as model, of the one that drafts; empty for none"""
+    draft_digest: _builtins.str
+    """expected, as model_digest"""
     @_builtins.property
     def plan(self) -> _engine_pb2.ShardPlan: ...
     @_builtins.property
     def ring(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """"host:port" of each rank's data plane, by rank"""
+
+    @_builtins.property
+    def rdma(self) -> _containers.RepeatedCompositeFieldContainer[Global___RdmaRow]:
+        """for jaccl, by rank; else empty"""
 
     def __init__(
         self,
@@ -239,14 +426,76 @@ class LaunchRequest(_message.Message):
         threads: _builtins.int = ...,
         kv_bits: _builtins.int = ...,
         kv_dir: _builtins.str = ...,
+        draft_model: _builtins.str = ...,
+        draft_digest: _builtins.str = ...,
+        rdma: _abc.Iterable[Global___RdmaRow] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "kv_bits", b"kv_bits", "kv_dir", b"kv_dir", "model", b"model", "model_digest", b"model_digest", "plan", b"plan", "ring", b"ring", "secret", b"secret", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_digest", b"draft_digest", "draft_model", b"draft_model", "epoch", b"epoch", "kv_bits", b"kv_bits", "kv_dir", b"kv_dir", "model", b"model", "model_digest", b"model_digest", "plan", b"plan", "rdma", b"rdma", "ring", b"ring", "secret", b"secret", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LaunchRequest: _TypeAlias = LaunchRequest  # noqa: Y015
+
+@_typing.final
+class RdmaRow(_message.Message):
+    """One rank's RDMA device towards each rank; "" towards itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        devices: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RdmaRow: _TypeAlias = RdmaRow  # noqa: Y015
+
+@_typing.final
+class OrphansRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrphansRequest: _TypeAlias = OrphansRequest  # noqa: Y015
+
+@_typing.final
+class OrphansReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def engines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LaunchRequest]:
+        """as they were launched"""
+
+    def __init__(
+        self,
+        *,
+        engines: _abc.Iterable[Global___LaunchRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engines", b"engines"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrphansReply: _TypeAlias = OrphansReply  # noqa: Y015
 
 @_typing.final
 class AttachRequest(_message.Message):
@@ -561,3 +810,70 @@ class Welcome(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Welcome: _TypeAlias = Welcome  # noqa: Y015
+
+@_typing.final
+class EnrollRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    HOSTNAME_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    request: _builtins.bytes
+    """certificate signing request, DER; it names nothing"""
+    hostname: _builtins.str
+    """a wish: the id that the coordinator gives begins with it"""
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        request: _builtins.bytes = ...,
+        hostname: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hostname", b"hostname", "request", b"request", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnrollRequest: _TypeAlias = EnrollRequest  # noqa: Y015
+
+@_typing.final
+class RenewRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    request: _builtins.bytes
+    """as above"""
+    def __init__(
+        self,
+        *,
+        request: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewRequest: _TypeAlias = RenewRequest  # noqa: Y015
+
+@_typing.final
+class Certificate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    certificate: _builtins.str
+    """PEM"""
+    def __init__(
+        self,
+        *,
+        certificate: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Certificate: _TypeAlias = Certificate  # noqa: Y015

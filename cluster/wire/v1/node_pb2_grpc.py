@@ -26,8 +26,7 @@ if _version_not_supported:
 
 
 class NodeStub:
-    """Served by the agent of each machine. Beyond loopback every call carries the join token in
-    the metadata key "tandem-token".
+    """Served by the agent of each machine, for the coordinator. Beyond loopback over mutual TLS.
     """
 
     def __init__(self, channel):
@@ -46,6 +45,16 @@ class NodeStub:
                 request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.ReservePortsRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.ReservePortsReply.FromString,
                 _registered_method=True)
+        self.Listen = channel.unary_stream(
+                '/cluster.wire.v1.Node/Listen',
+                request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.ListenRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.Listening.FromString,
+                _registered_method=True)
+        self.Probe = channel.unary_unary(
+                '/cluster.wire.v1.Node/Probe',
+                request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.ProbeRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.ProbeReply.FromString,
+                _registered_method=True)
         self.Launch = channel.unary_stream(
                 '/cluster.wire.v1.Node/Launch',
                 request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.LaunchRequest.SerializeToString,
@@ -55,6 +64,11 @@ class NodeStub:
                 '/cluster.wire.v1.Node/Attach',
                 request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.AttachRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.EngineEvent.FromString,
+                _registered_method=True)
+        self.Orphans = channel.unary_unary(
+                '/cluster.wire.v1.Node/Orphans',
+                request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.OrphansRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.OrphansReply.FromString,
                 _registered_method=True)
         self.Stop = channel.unary_unary(
                 '/cluster.wire.v1.Node/Stop',
@@ -69,8 +83,7 @@ class NodeStub:
 
 
 class NodeServicer:
-    """Served by the agent of each machine. Beyond loopback every call carries the join token in
-    the metadata key "tandem-token".
+    """Served by the agent of each machine, for the coordinator. Beyond loopback over mutual TLS.
     """
 
     def Describe(self, request, context):
@@ -80,7 +93,22 @@ class NodeServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReservePorts(self, request, context):
-        """Ports that were free a moment ago on the agent's address, for a group's data plane.
+        """Ports that were free a moment ago on an address of the agent, for a group's data plane.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Listen(self, request, context):
+        """Opens short-lived listeners on addresses of this machine, for Probe calls to other agents.
+        One message, then silence; the listeners live no longer than the call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Probe(self, request, context):
+        """Connects to a listener of another agent as the data plane would, and measures the link.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,6 +125,14 @@ class NodeServicer:
     def Attach(self, request, context):
         """Holds an engine that runs already, after the call that launched it broke: what Launch tells,
         from the start. NotFound when there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Orphans(self, request, context):
+        """The engines that run here and that no call holds: a coordinator that has died left them, and
+        the next one of the same cluster may go on with them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -129,6 +165,16 @@ def add_NodeServicer_to_server(servicer, server):
                     request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.ReservePortsRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.ReservePortsReply.SerializeToString,
             ),
+            'Listen': grpc.unary_stream_rpc_method_handler(
+                    servicer.Listen,
+                    request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.ListenRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.Listening.SerializeToString,
+            ),
+            'Probe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Probe,
+                    request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.ProbeRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.ProbeReply.SerializeToString,
+            ),
             'Launch': grpc.unary_stream_rpc_method_handler(
                     servicer.Launch,
                     request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.LaunchRequest.FromString,
@@ -138,6 +184,11 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.Attach,
                     request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.AttachRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.EngineEvent.SerializeToString,
+            ),
+            'Orphans': grpc.unary_unary_rpc_method_handler(
+                    servicer.Orphans,
+                    request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.OrphansRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.OrphansReply.SerializeToString,
             ),
             'Stop': grpc.unary_unary_rpc_method_handler(
                     servicer.Stop,
@@ -158,8 +209,7 @@ def add_NodeServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Node:
-    """Served by the agent of each machine. Beyond loopback every call carries the join token in
-    the metadata key "tandem-token".
+    """Served by the agent of each machine, for the coordinator. Beyond loopback over mutual TLS.
     """
 
     @staticmethod
@@ -206,6 +256,60 @@ class Node:
             '/cluster.wire.v1.Node/ReservePorts',
             cluster_dot_wire_dot_v1_dot_node__pb2.ReservePortsRequest.SerializeToString,
             cluster_dot_wire_dot_v1_dot_node__pb2.ReservePortsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Listen(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cluster.wire.v1.Node/Listen',
+            cluster_dot_wire_dot_v1_dot_node__pb2.ListenRequest.SerializeToString,
+            cluster_dot_wire_dot_v1_dot_node__pb2.Listening.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Probe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cluster.wire.v1.Node/Probe',
+            cluster_dot_wire_dot_v1_dot_node__pb2.ProbeRequest.SerializeToString,
+            cluster_dot_wire_dot_v1_dot_node__pb2.ProbeReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -271,6 +375,33 @@ class Node:
             _registered_method=True)
 
     @staticmethod
+    def Orphans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cluster.wire.v1.Node/Orphans',
+            cluster_dot_wire_dot_v1_dot_node__pb2.OrphansRequest.SerializeToString,
+            cluster_dot_wire_dot_v1_dot_node__pb2.OrphansReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Stop(request,
             target,
             options=(),
@@ -325,8 +456,86 @@ class Node:
             _registered_method=True)
 
 
+class EnrollmentStub:
+    """Served by the coordinator to machines that have no certificate yet, on a port of its own (that of
+    Registry, and 2): TLS in which the server alone shows a certificate. Nothing else answers there.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Enroll = channel.unary_unary(
+                '/cluster.wire.v1.Enrollment/Enroll',
+                request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.EnrollRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.Certificate.FromString,
+                _registered_method=True)
+
+
+class EnrollmentServicer:
+    """Served by the coordinator to machines that have no certificate yet, on a port of its own (that of
+    Registry, and 2): TLS in which the server alone shows a certificate. Nothing else answers there.
+    """
+
+    def Enroll(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_EnrollmentServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Enroll': grpc.unary_unary_rpc_method_handler(
+                    servicer.Enroll,
+                    request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.EnrollRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.Certificate.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'cluster.wire.v1.Enrollment', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('cluster.wire.v1.Enrollment', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Enrollment:
+    """Served by the coordinator to machines that have no certificate yet, on a port of its own (that of
+    Registry, and 2): TLS in which the server alone shows a certificate. Nothing else answers there.
+    """
+
+    @staticmethod
+    def Enroll(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cluster.wire.v1.Enrollment/Enroll',
+            cluster_dot_wire_dot_v1_dot_node__pb2.EnrollRequest.SerializeToString,
+            cluster_dot_wire_dot_v1_dot_node__pb2.Certificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class RegistryStub:
-    """Served by the coordinator for `tandem worker --join`.
+    """Served by the coordinator for `tandem worker --join`. Beyond loopback over mutual TLS.
     """
 
     def __init__(self, channel):
@@ -340,15 +549,27 @@ class RegistryStub:
                 request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.JoinRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.JoinEvent.FromString,
                 _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/cluster.wire.v1.Registry/Renew',
+                request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.RenewRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.Certificate.FromString,
+                _registered_method=True)
 
 
 class RegistryServicer:
-    """Served by the coordinator for `tandem worker --join`.
+    """Served by the coordinator for `tandem worker --join`. Beyond loopback over mutual TLS.
     """
 
     def Join(self, request, context):
         """Announces an agent. Stays open for as long as the worker is a member; ends when the
         coordinator goes, and the worker then tries again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Renew(self, request, context):
+        """Another certificate for the machine that shows its present one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -362,6 +583,11 @@ def add_RegistryServicer_to_server(servicer, server):
                     request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.JoinRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.JoinEvent.SerializeToString,
             ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.RenewRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.Certificate.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'cluster.wire.v1.Registry', rpc_method_handlers)
@@ -371,7 +597,7 @@ def add_RegistryServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Registry:
-    """Served by the coordinator for `tandem worker --join`.
+    """Served by the coordinator for `tandem worker --join`. Beyond loopback over mutual TLS.
     """
 
     @staticmethod
@@ -391,6 +617,33 @@ class Registry:
             '/cluster.wire.v1.Registry/Join',
             cluster_dot_wire_dot_v1_dot_node__pb2.JoinRequest.SerializeToString,
             cluster_dot_wire_dot_v1_dot_node__pb2.JoinEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cluster.wire.v1.Registry/Renew',
+            cluster_dot_wire_dot_v1_dot_node__pb2.RenewRequest.SerializeToString,
+            cluster_dot_wire_dot_v1_dot_node__pb2.Certificate.FromString,
             options,
             channel_credentials,
             insecure,

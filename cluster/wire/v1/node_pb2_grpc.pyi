@@ -27,9 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class NodeStub:
-    """Served by the agent of each machine. Beyond loopback every call carries the join token in
-    the metadata key "tandem-token".
-    """
+    """Served by the agent of each machine, for the coordinator. Beyond loopback over mutual TLS."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -37,7 +35,13 @@ class NodeStub:
     def __new__(cls, channel: _aio.Channel) -> NodeAsyncStub: ...
     Describe: _grpc.UnaryUnaryMultiCallable[_node_pb2.DescribeRequest, _node_pb2.NodeDescription]
     ReservePorts: _grpc.UnaryUnaryMultiCallable[_node_pb2.ReservePortsRequest, _node_pb2.ReservePortsReply]
-    """Ports that were free a moment ago on the agent's address, for a group's data plane."""
+    """Ports that were free a moment ago on an address of the agent, for a group's data plane."""
+    Listen: _grpc.UnaryStreamMultiCallable[_node_pb2.ListenRequest, _node_pb2.Listening]
+    """Opens short-lived listeners on addresses of this machine, for Probe calls to other agents.
+    One message, then silence; the listeners live no longer than the call.
+    """
+    Probe: _grpc.UnaryUnaryMultiCallable[_node_pb2.ProbeRequest, _node_pb2.ProbeReply]
+    """Connects to a listener of another agent as the data plane would, and measures the link."""
     Launch: _grpc.UnaryStreamMultiCallable[_node_pb2.LaunchRequest, _node_pb2.EngineEvent]
     """Starts one engine and tells of its life. The engine lives no longer than this call plus
     the agent's orphan grace: cancelling the call is how the coordinator lets go.
@@ -46,6 +50,10 @@ class NodeStub:
     """Holds an engine that runs already, after the call that launched it broke: what Launch tells,
     from the start. NotFound when there is none.
     """
+    Orphans: _grpc.UnaryUnaryMultiCallable[_node_pb2.OrphansRequest, _node_pb2.OrphansReply]
+    """The engines that run here and that no call holds: a coordinator that has died left them, and
+    the next one of the same cluster may go on with them.
+    """
     Stop: _grpc.UnaryUnaryMultiCallable[_node_pb2.StopRequest, _node_pb2.StopReply]
     """Kills every engine of an epoch (SIGTERM, then SIGKILL) and returns when they are gone."""
     Lease: _grpc.UnaryStreamMultiCallable[_node_pb2.LeaseRequest, _node_pb2.Beat]
@@ -53,14 +61,18 @@ class NodeStub:
 
 @_typing.type_check_only
 class NodeAsyncStub(NodeStub):
-    """Served by the agent of each machine. Beyond loopback every call carries the join token in
-    the metadata key "tandem-token".
-    """
+    """Served by the agent of each machine, for the coordinator. Beyond loopback over mutual TLS."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Describe: _aio.UnaryUnaryMultiCallable[_node_pb2.DescribeRequest, _node_pb2.NodeDescription]  # type: ignore[assignment]
     ReservePorts: _aio.UnaryUnaryMultiCallable[_node_pb2.ReservePortsRequest, _node_pb2.ReservePortsReply]  # type: ignore[assignment]
-    """Ports that were free a moment ago on the agent's address, for a group's data plane."""
+    """Ports that were free a moment ago on an address of the agent, for a group's data plane."""
+    Listen: _aio.UnaryStreamMultiCallable[_node_pb2.ListenRequest, _node_pb2.Listening]  # type: ignore[assignment]
+    """Opens short-lived listeners on addresses of this machine, for Probe calls to other agents.
+    One message, then silence; the listeners live no longer than the call.
+    """
+    Probe: _aio.UnaryUnaryMultiCallable[_node_pb2.ProbeRequest, _node_pb2.ProbeReply]  # type: ignore[assignment]
+    """Connects to a listener of another agent as the data plane would, and measures the link."""
     Launch: _aio.UnaryStreamMultiCallable[_node_pb2.LaunchRequest, _node_pb2.EngineEvent]  # type: ignore[assignment]
     """Starts one engine and tells of its life. The engine lives no longer than this call plus
     the agent's orphan grace: cancelling the call is how the coordinator lets go.
@@ -69,15 +81,17 @@ class NodeAsyncStub(NodeStub):
     """Holds an engine that runs already, after the call that launched it broke: what Launch tells,
     from the start. NotFound when there is none.
     """
+    Orphans: _aio.UnaryUnaryMultiCallable[_node_pb2.OrphansRequest, _node_pb2.OrphansReply]  # type: ignore[assignment]
+    """The engines that run here and that no call holds: a coordinator that has died left them, and
+    the next one of the same cluster may go on with them.
+    """
     Stop: _aio.UnaryUnaryMultiCallable[_node_pb2.StopRequest, _node_pb2.StopReply]  # type: ignore[assignment]
     """Kills every engine of an epoch (SIGTERM, then SIGKILL) and returns when they are gone."""
     Lease: _aio.UnaryStreamMultiCallable[_node_pb2.LeaseRequest, _node_pb2.Beat]  # type: ignore[assignment]
     """A sign of life every half second, for as long as the coordinator listens: the agent's lease."""
 
 class NodeServicer(metaclass=_abc_1.ABCMeta):
-    """Served by the agent of each machine. Beyond loopback every call carries the join token in
-    the metadata key "tandem-token".
-    """
+    """Served by the agent of each machine, for the coordinator. Beyond loopback over mutual TLS."""
 
     @_abc_1.abstractmethod
     def Describe(
@@ -92,7 +106,25 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.ReservePortsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.ReservePortsReply, _abc.Awaitable[_node_pb2.ReservePortsReply]]:
-        """Ports that were free a moment ago on the agent's address, for a group's data plane."""
+        """Ports that were free a moment ago on an address of the agent, for a group's data plane."""
+
+    @_abc_1.abstractmethod
+    def Listen(
+        self,
+        request: _node_pb2.ListenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_node_pb2.Listening], _abc.AsyncIterator[_node_pb2.Listening]]:
+        """Opens short-lived listeners on addresses of this machine, for Probe calls to other agents.
+        One message, then silence; the listeners live no longer than the call.
+        """
+
+    @_abc_1.abstractmethod
+    def Probe(
+        self,
+        request: _node_pb2.ProbeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.ProbeReply, _abc.Awaitable[_node_pb2.ProbeReply]]:
+        """Connects to a listener of another agent as the data plane would, and measures the link."""
 
     @_abc_1.abstractmethod
     def Launch(
@@ -115,6 +147,16 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def Orphans(
+        self,
+        request: _node_pb2.OrphansRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.OrphansReply, _abc.Awaitable[_node_pb2.OrphansReply]]:
+        """The engines that run here and that no call holds: a coordinator that has died left them, and
+        the next one of the same cluster may go on with them.
+        """
+
+    @_abc_1.abstractmethod
     def Stop(
         self,
         request: _node_pb2.StopRequest,
@@ -132,8 +174,42 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
 
 def add_NodeServicer_to_server(servicer: NodeServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
+class EnrollmentStub:
+    """Served by the coordinator to machines that have no certificate yet, on a port of its own (that of
+    Registry, and 2): TLS in which the server alone shows a certificate. Nothing else answers there.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> EnrollmentAsyncStub: ...
+    Enroll: _grpc.UnaryUnaryMultiCallable[_node_pb2.EnrollRequest, _node_pb2.Certificate]
+
+@_typing.type_check_only
+class EnrollmentAsyncStub(EnrollmentStub):
+    """Served by the coordinator to machines that have no certificate yet, on a port of its own (that of
+    Registry, and 2): TLS in which the server alone shows a certificate. Nothing else answers there.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Enroll: _aio.UnaryUnaryMultiCallable[_node_pb2.EnrollRequest, _node_pb2.Certificate]  # type: ignore[assignment]
+
+class EnrollmentServicer(metaclass=_abc_1.ABCMeta):
+    """Served by the coordinator to machines that have no certificate yet, on a port of its own (that of
+    Registry, and 2): TLS in which the server alone shows a certificate. Nothing else answers there.
+    """
+
+    @_abc_1.abstractmethod
+    def Enroll(
+        self,
+        request: _node_pb2.EnrollRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.Certificate, _abc.Awaitable[_node_pb2.Certificate]]: ...
+
+def add_EnrollmentServicer_to_server(servicer: EnrollmentServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
 class RegistryStub:
-    """Served by the coordinator for `tandem worker --join`."""
+    """Served by the coordinator for `tandem worker --join`. Beyond loopback over mutual TLS."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -143,19 +219,23 @@ class RegistryStub:
     """Announces an agent. Stays open for as long as the worker is a member; ends when the
     coordinator goes, and the worker then tries again.
     """
+    Renew: _grpc.UnaryUnaryMultiCallable[_node_pb2.RenewRequest, _node_pb2.Certificate]
+    """Another certificate for the machine that shows its present one."""
 
 @_typing.type_check_only
 class RegistryAsyncStub(RegistryStub):
-    """Served by the coordinator for `tandem worker --join`."""
+    """Served by the coordinator for `tandem worker --join`. Beyond loopback over mutual TLS."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Join: _aio.UnaryStreamMultiCallable[_node_pb2.JoinRequest, _node_pb2.JoinEvent]  # type: ignore[assignment]
     """Announces an agent. Stays open for as long as the worker is a member; ends when the
     coordinator goes, and the worker then tries again.
     """
+    Renew: _aio.UnaryUnaryMultiCallable[_node_pb2.RenewRequest, _node_pb2.Certificate]  # type: ignore[assignment]
+    """Another certificate for the machine that shows its present one."""
 
 class RegistryServicer(metaclass=_abc_1.ABCMeta):
-    """Served by the coordinator for `tandem worker --join`."""
+    """Served by the coordinator for `tandem worker --join`. Beyond loopback over mutual TLS."""
 
     @_abc_1.abstractmethod
     def Join(
@@ -166,5 +246,13 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         """Announces an agent. Stays open for as long as the worker is a member; ends when the
         coordinator goes, and the worker then tries again.
         """
+
+    @_abc_1.abstractmethod
+    def Renew(
+        self,
+        request: _node_pb2.RenewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.Certificate, _abc.Awaitable[_node_pb2.Certificate]]:
+        """Another certificate for the machine that shows its present one."""
 
 def add_RegistryServicer_to_server(servicer: RegistryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -148,7 +148,7 @@ class TestKeyRing:
         add_key(path, "a")
         ring = KeyRing(path, clock)
         looks = []
-        monkeypatch.setattr("api.keys._stamp", looks.append)
+        monkeypatch.setattr("cluster.trust.files.stamp", looks.append)
         for _ in range(20):
             clock.advance(0.25)
             ring.find(b"x")

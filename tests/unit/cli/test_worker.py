@@ -18,7 +18,8 @@ from cluster.core.errors import NodeUnreachable
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Options of the calls of a stand-in for run_worker."""
-    monkeypatch.delenv("TANDEM_JOIN_TOKEN", raising=False)
+    for name in ("TANDEM_JOIN_TOKEN", "TANDEM_TRUST"):
+        monkeypatch.delenv(name, raising=False)
     calls: list[dict[str, Any]] = []
 
     async def run_worker(**options: Any) -> None:
@@ -50,6 +51,7 @@ def test_defaults(calls: list[dict[str, Any]]) -> None:
             "host": None,
             "port": 8644,
             "token": None,
+            "trust": None,
             "orphan_grace": 600.0,
             "kv_dir": "",
         }
@@ -60,7 +62,8 @@ def test_options_reach_the_worker(calls: list[dict[str, Any]], tmp_path: Path) -
     (tmp_path / "token").write_text("secret\n")
     line = f"worker --join a:8643 --host 10.0.0.2 --port 0 --token-file {tmp_path}/token"
     result = CliRunner().invoke(
-        build("worker"), [*line.split(), "--orphan-grace", "5", "--kv-dir", "/kv"]
+        build("worker"),
+        [*line.split(), "--orphan-grace", "5", "--kv-dir", "/kv", "--trust", "/trust"],
     )
     assert result.exit_code == 0
     del calls[0]["say"]
@@ -70,6 +73,7 @@ def test_options_reach_the_worker(calls: list[dict[str, Any]], tmp_path: Path) -
             "host": "10.0.0.2",
             "port": 0,
             "token": "secret",
+            "trust": Path("/trust"),
             "orphan_grace": 5.0,
             "kv_dir": "/kv",
         }
@@ -95,6 +99,12 @@ def test_the_token_comes_from_the_environment(
 ) -> None:
     monkeypatch.setenv("TANDEM_JOIN_TOKEN", "secret")
     assert CliRunner().invoke(build("worker"), ["worker"]).exit_code == 0
+    assert calls[0]["token"] == "secret"
+
+
+def test_the_token_on_the_command_line(calls: list[dict[str, Any]]) -> None:
+    line = "worker --join a:8643 --token secret"
+    assert CliRunner().invoke(build("worker"), line.split()).exit_code == 0
     assert calls[0]["token"] == "secret"
 
 

@@ -14,14 +14,17 @@ import mlx.core as mx
 from mlx_lm.generate import generate_step
 
 from cluster.core.cluster import ShardPlan
+from cluster.core.engine_protocol import PENDING
 from cluster.core.ids import Epoch, Rank, Seq, Slot
 from cluster.core.plan import Admit, Chunk, Step, StepResult
 from cluster.core.sampling import Sampling
+from cluster.engine.agree import Agreement
+from cluster.engine.draft_model import DraftModel, load_draft
 from cluster.engine.executor import Executor
 from cluster.engine.grammar import Grammars
 from cluster.engine.group import Group
 from cluster.engine.loader import load
-from cluster.engine.loop import PENDING, StepLoop
+from cluster.engine.loop import StepLoop
 
 EPOCH = Epoch(7)
 ALONE = ShardPlan(1, Rank(0))
@@ -97,6 +100,8 @@ class Running:
     kv_bits: int = 0
     grammars: bool = False
     """Answers can be constrained; needs a tokenizer."""
+    draft: Path | None = None
+    """Folder of a draft model."""
     _results: queue.Queue[StepResult | BaseException] = field(default_factory=queue.Queue)
 
     def __post_init__(self) -> None:
@@ -112,7 +117,9 @@ class Running:
         try:
             loaded = load(self.folder, ALONE, self.group, lambda fraction: None, self.kv_bits)
             grammars = (lambda vocab: Grammars(self.folder, vocab)) if self.grammars else None
-            executor = Executor(loaded, self.group, grammars=grammars)
+            drafting = load_draft(self.draft, lambda fraction: None) if self.draft else None
+            draft_model = DraftModel(drafting, Agreement(self.group)) if drafting else None
+            executor = Executor(loaded, self.group, grammars=grammars, draft_model=draft_model)
             rank = self.group.rank() if self.group else 0
             loop = StepLoop(executor, EPOCH, self._results.put, rank=rank)
             self._ready.put((executor, loop))

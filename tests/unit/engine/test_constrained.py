@@ -106,3 +106,20 @@ def test_a_replay_goes_on_as_if_nothing_had_happened(
         assert said(rest) == whole[cut:]
     finally:
         again.close()
+
+
+def test_a_reset_drops_grammars(engine: Running, prompt: tuple[int, ...]) -> None:
+    asked = {0: (JSON, Sampling(seed=3)), 1: ("", Sampling(seed=4))}
+    expected = run(engine, prompt, asked)
+    engine.loop.reset(None)
+    half = Plan()
+    half.prefill(0, prompt, sampling=Sampling(seed=9), admit={"grammar": DIGITS})
+    half.decode(0, iterations=2)
+    for step in half.steps:
+        engine.loop.submit(step)
+    engine.loop.reset(None)
+    assert run(engine, prompt, asked) == expected
+    engine.loop.reset(None)
+    plain = {1: ("", Sampling(seed=5))}
+    assert len(run(engine, prompt, plain)[1]) == 1 + STEPS * ITERATIONS
+    assert engine.executor._grammars._guides == {}

@@ -8,16 +8,17 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
+from cluster.core.engine_protocol import PENDING
 from cluster.core.errors import StepRefused
 from cluster.core.ids import Epoch, Seq, Slot
 from cluster.core.plan import Admit, Chunk, Fork, Park, Step
 from cluster.core.sampling import Sampling
-from cluster.engine.loop import PENDING
 from tests.unit.engine.driver import EPOCH, GREEDY, Plan, Running, texts
 from tests.unit.engine.models import write_model
 
 PROMPT = list(range(30))
 WARM = Sampling(temperature=0.9, top_p=0.9, seed=4, frequency_penalty=0.3)
+SAME = Sampling(temperature=0.0, logit_bias={9: 100.0})
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def test_results_say_what_was_asked_for(running: Running) -> None:
         assert all(seconds > 0 for seconds in result.chunk_seconds)
         assert (result.decode_seconds > 0) == bool(step.decode)
         assert result.memory_bytes > 100_000
-    assert running.loop.last_seq == len(plan.steps)
+    assert running.loop.taken == running.loop.answered == len(plan.steps)
 
 
 @pytest.mark.parametrize("ahead", [1, 2, PENDING])
@@ -170,3 +171,40 @@ def test_an_idle_loop_uses_no_cpu(running: Running) -> None:
     before, began = time.process_time(), time.monotonic()
     threading.Event().wait(0.5)
     assert time.process_time() - before < 0.02 * (time.monotonic() - began) + 0.01
+
+
+def test_a_reset_leaves_nothing_behind(folder: Path, running: Running) -> None:
+    fresh = Running(folder)
+    expected = fresh.run(a_plan().steps)
+    fresh.close()
+    plan = a_plan()
+    running.run(plan.steps[:4])
+    # Two under way, of which nobody hears any more.
+    for step in plan.steps[4:6]:
+        running.loop.submit(step)
+    running.loop.reset(None)
+    assert running.loop.taken == 6
+    again = running.run(a_plan().steps)
+    assert [r.digest for r in again] == [r.digest for r in expected]
+    assert texts(plan.steps, again) == texts(plan.steps, expected)
+    assert running.loop.taken == running.loop.answered == 6 + len(plan.steps)
+
+
+def test_a_reset_while_a_launch_is_unsettled(running: Running) -> None:
+    """With drafts, the ids of the latest launch are waited for."""
+    plan = Plan()
+    plan.prefill(0, [5, 6, 7, 8] * 8, sampling=SAME, draft=4)
+    for _ in range(3):
+        plan.decode(0, iterations=5)
+    expected = running.run(plan.steps)
+    assert max(expected[-1].counts) > 1  # drafts were right
+    running.loop.reset(None)
+    for step in plan.steps[:PENDING]:
+        running.loop.submit(step)
+    running.loop.reset(None)
+    again = running.run(plan.steps)
+    assert [r.digest for r in again] == [r.digest for r in expected]
+    assert running.executor.slots == 1
+    running.loop.reset(None)
+    running.close()
+    assert running.executor.slots == 0

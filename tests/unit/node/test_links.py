@@ -8,6 +8,7 @@ import pytest
 
 from cluster.core.cluster import Address
 from cluster.node.links import (
+    Interface,
     collect,
     linux_kind,
     macos_kind,
@@ -89,14 +90,18 @@ def test_linux(tmp_path: Path) -> None:
 
 def test_loopback_comes_last_and_link_local_not_at_all() -> None:
     found = collect(
-        {"lo": ["127.0.0.1", "::1"], "en2": ["169.254.3.4", "fe80::1%en2", "fd00::2"]},
+        {
+            "lo": Interface(["127.0.0.1", "::1"], 0, 65536),
+            "en2": Interface(["169.254.3.4", "fe80::1%en2", "fd00::2"], 40000, 1500),
+        },
         lambda name: "thunderbolt",
+        {"en2": "rdma_en2", "en3": "rdma_en3"},
     )
     assert found == (
-        Address("en2", "169.254.3.4", "thunderbolt"),
-        Address("en2", "fd00::2", "thunderbolt"),
-        Address("lo", "127.0.0.1", "loopback"),
-        Address("lo", "::1", "loopback"),
+        Address("en2", "169.254.3.4", "thunderbolt", 40000, 1500, "rdma_en2"),
+        Address("en2", "fd00::2", "thunderbolt", 40000, 1500, "rdma_en2"),
+        Address("lo", "127.0.0.1", "loopback", 0, 65536),
+        Address("lo", "::1", "loopback", 0, 65536),
     )
 
 

@@ -20,6 +20,7 @@ from cluster.core.cluster import (
 )
 from cluster.core.errors import ProtocolError
 from cluster.core.ids import Epoch, Rank
+from cluster.core.link import Door, Listening, ProbeOrder, ProbeResult
 from cluster.wire.node_codec import (
     description_from_wire,
     description_to_wire,
@@ -28,18 +29,31 @@ from cluster.wire.node_codec import (
     launch_from_wire,
     launch_to_wire,
 )
+from cluster.wire.probe_codec import (
+    listening_from_wire,
+    listening_to_wire,
+    probe_from_wire,
+    probe_to_wire,
+    probed_from_wire,
+    probed_to_wire,
+)
 from cluster.wire.v1 import node_pb2
 
 NODE = NodeDescription(
     node_id="studio-1", hostname="studio.local", chip="Apple M3 Ultra", cores=32,
     memory_bytes=512 << 30, usable_bytes=384 << 30, system="macOS 26.2",
     versions=Versions(1, "0.1.0", "0.32.4", "0.32.2"), blas=Blas("Metal", "p", True, "none"),
-    addresses=(Address("en2", "10.0.0.1", "thunderbolt"), Address("lo0", "::1", "loopback")),
-    agent_address="10.0.0.1:7000",
+    addresses=(
+        Address("en2", "10.0.0.1", "thunderbolt", 40000, 1500, "rdma_en2"),
+        Address("lo0", "::1", "loopback"),
+    ),
+    agent_address="10.0.0.1:7000", incarnation=1 << 61, boot_id="b", instance="i",
 )  # fmt: skip
 SPEC = LaunchSpec(
     epoch=Epoch(3), secret="s", model="demo", model_digest="d",
     plan=ShardPlan(2, Rank(1), "tensor", "ring"), ring=("a:1", "b:2"), threads=4,
+    kv_bits=8, kv_dir="/kv", draft_model="small", draft_digest="e",
+    rdma=(("", "rdma_en2"), ("rdma_en3", "")),
 )  # fmt: skip
 
 
@@ -49,6 +63,23 @@ def test_description() -> None:
 
 def test_launch() -> None:
     assert launch_from_wire(launch_to_wire(SPEC)) == SPEC
+
+
+def test_probes() -> None:
+    order = ProbeOrder("10.0.0.2", 4711, b"\0token", "10.0.0.1", 3, 0.5)
+    assert probe_from_wire(probe_to_wire(order)) == order
+    assert b"token" not in repr(order).encode()
+    result = ProbeResult("", "10.0.0.1", 0.001, 1e9)
+    assert probed_from_wire(probed_to_wire(result)) == result
+    listening = Listening((Door("10.0.0.2", 4711), Door("10.0.0.3", 0, "why")), b"\xfftoken")
+    assert listening_from_wire(listening_to_wire(listening)) == listening
+
+
+def test_rdma_devices_that_are_no_matrix() -> None:
+    message = launch_to_wire(SPEC)
+    message.rdma[1].devices.append("rdma_en4")
+    with pytest.raises(ProtocolError, match="2 by 2"):
+        launch_from_wire(message)
 
 
 @pytest.mark.parametrize(

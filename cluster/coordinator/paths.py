@@ -1,0 +1,51 @@
+"""The ways between the members, as they were probed last, and the ring that a group takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cluster.coordinator.edges import probe_pairs
+from cluster.coordinator.members import Member
+from cluster.core.link import Link
+from cluster.placement.edges import Ring, choose_ring, rdma_devices
+
+
+class Paths:
+    """Links by pairs of node ids."""
+
+    def __init__(self) -> None:
+        self._links: dict[tuple[str, str], Sequence[Link]] = {}
+
+    async def probe(self, members: Sequence[Member]) -> None:
+        """Look anew at all links between `members`; of others, what was known is forgotten.
+        Raises NodeUnreachable when an agent does not answer, LaunchFailed when it can't listen."""
+        table = await probe_pairs(members) if len(members) > 1 else {}
+        self._links = {
+            (members[one].id, members[other].id): links for (one, other), links in table.items()
+        }
+
+    def ring(self, members: Sequence[Member]) -> Ring:
+        """The best ring over `members`, by their places. Pairs that were not probed are taken to
+        reach each other where their agents listen. Raises NodeUnreachable, with the pairs that
+        can't, when there is none."""
+        names = [member.description.hostname for member in members]
+        return choose_ring(names, self._table(members))
+
+    def rdma(self, members: Sequence[Member], ring: Ring) -> tuple[tuple[str, ...], ...] | None:
+        """Each rank's RDMA device towards each other; None unless every pair has one, and every
+        member runs one rank."""
+        if any(member.ranks != 1 for member in members):
+            return None
+        return rdma_devices(ring, self._table(members))
+
+    def of(self, one: Member, other: Member) -> Sequence[Link]:
+        """What was found between two members; empty when they were not probed."""
+        return self._links.get((one.id, other.id), ())
+
+    def _table(self, members: Sequence[Member]) -> dict[tuple[int, int], Sequence[Link]]:
+        return {
+            (i, j): self.of(one, other) or [Link("", other.host, "other")]
+            for i, one in enumerate(members)
+            for j, other in enumerate(members)
+            if i != j
+        }
