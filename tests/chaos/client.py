@@ -13,6 +13,11 @@ import httpx
 
 UNDER_WAY_SECONDS = 0.5
 """After a fault, tokens come that were computed before it."""
+WORDS = (
+    *("blue", "stone", "river", "apple", "green", "house", "cloud", "table", "water", "light"),
+    *("paper", "chair", "music", "bread", "window", "garden", "yellow", "mountain", "silver"),
+)
+"""What prompts are made of."""
 
 
 @dataclass(frozen=True, slots=True)
