@@ -82,8 +82,9 @@ class Coordinator:
         """Since when no epoch runs; None while one does, and before the first."""
         self._advanced = clock.now()
         """When the last step was answered, or the epoch began."""
-        self._pace: tuple[int, Pace] | None = None
-        """What the last epoch has learned of the speed of so many ranks."""
+        self._paces: dict[int, Pace] = {}
+        """What epochs have learned of the speed of so many ranks. Without it, one that is stuck
+        in its first step would be waited for much longer than in any other."""
         self._in_flight: list[Entry] = []
         """Requests that had a slot when the last epoch ended."""
         self._waiting_for = "starting"
@@ -217,7 +218,7 @@ class Coordinator:
             end_ids=self.tokenizer.end_ids,
             shelf=shelf,
             disk_bytes=disk_bytes,
-            pace=self._known_pace(),
+            pace=self._paces.get(self._world),
         )
         self._advanced = self.clock.now()
         if self._down is not None:
@@ -291,9 +292,9 @@ class Coordinator:
             self.tally.epoch_ended(error)
         self._waiting_for = f"forming a new group: {error or 'the engines were stopped'}"
         if self.scheduler is not None:
-            # What an epoch was late by may be no guide to the next, if nothing else was learned.
-            learned = self.scheduler.measured or not isinstance(error, StepOverdue)
-            self._pace = (self._world, self.scheduler.pace) if learned else None
+            self._paces[self._world] = self.scheduler.pace
+            if isinstance(error, StepOverdue) and not self.scheduler.measured:
+                del self._paces[self._world]  # what it was late by may be no guide
         self.scheduler = None
         self._down = self.clock.now()
         self._in_flight = []
@@ -410,12 +411,6 @@ class Coordinator:
     def _world(self) -> int:
         """Ranks of the epoch that runs."""
         return len(self.group.engines) if self.group is not None else 1
-
-    def _known_pace(self) -> Pace | None:
-        """What is known of the speed of this epoch's ranks before they have computed anything:
-        without it, one that is stuck in its first step would be waited for much longer."""
-        world, pace = self._pace or (0, None)
-        return pace if world == self._world else None
 
     def _recovering(self, now: float) -> bool:
         """Between epochs, and not for longer than requests wait."""
