@@ -210,7 +210,7 @@ class Agent:
         usual = self._usual.get(spec.model)
         if usual is None:
             return self._silence
-        return min(self._silence, max(LEAST_SILENCE, SILENCE_FACTOR * usual))
+        return min(self._silence, max(LEAST_SILENCE, round(SILENCE_FACTOR * usual)))
 
     def _admit(self, spec: LaunchSpec) -> _Launch:
         """A place for the engine of `spec`; raises LaunchFailed when there is none."""

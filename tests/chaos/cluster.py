@@ -123,6 +123,11 @@ class ChaosCluster:
         epoch: int = self.server.cluster()["epoch"]
         return epoch
 
+    def world(self, seconds: float = START_SECONDS) -> int:
+        """Ranks of the epoch that runs, once one does."""
+        world: int = wait_until(lambda: self.server.cluster()["world"], seconds, "an epoch runs")
+        return world
+
     @property
     def coordinator(self) -> psutil.Process:
         return psutil.Process(self.server.popen.pid)

@@ -93,7 +93,9 @@ class Saboteur:
         _synchronize()
         if self._fault.kind == "slow":
             self._took.append(time.monotonic() - self._began - self._slept)
-        if self._fault.place == "after":
+        # A rank that is alone issues no collectives.
+        alone = self._fault.place == "in" and self._collectives < COLLECTIVE
+        if self._fault.place == "after" or alone:
             self._do()
 
     def _sleep(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Every fault on a live stream, one after the other: `python -m tests.chaos.faults [--all]`.
+"""Every fault on a live stream, one after the other: `python -m tests.chaos.faults --all`.
 
 Prints a table, and exits with 1 when an answer was not what it is without a fault, a slow engine
 ended an epoch, or it took too long.
@@ -15,7 +15,7 @@ from statistics import median
 
 from tests.chaos.client import WORDS, Question, Stream
 from tests.chaos.cluster import ChaosCluster
-from tests.chaos.fault import FATAL, Fault, Kind, Phase, covering, matrix
+from tests.chaos.fault import FATAL, MATRIX, Fault, Kind, Phase, covering, matrix
 from tests.e2e.cluster_process import wait_until
 
 MEDIAN_SECONDS = {Kind.KILL: 6.0, Kind.STOP: 14.0}
@@ -125,8 +125,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--all", action="store_true", help="all of them, not a few that cover all")
     parser.add_argument("--seed", type=int, default=1, help="chooses the few")
+    parser.add_argument(
+        "--kinds", nargs="+", type=Kind, choices=MATRIX, default=MATRIX, help="of these only"
+    )
     arguments = parser.parse_args()
-    faults = matrix() if arguments.all else covering(matrix(), arguments.seed)
+    cases = matrix(arguments.kinds)
+    faults = cases if arguments.all else covering(cases, arguments.seed)
     outcomes = []
     print(HEAD)
     with ChaosCluster.run() as cluster:

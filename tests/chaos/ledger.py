@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from statistics import median
 from typing import Any
@@ -256,6 +256,8 @@ def _cause(cluster: ChaosCluster, trouble: Trouble) -> Fired:
             cluster.agents[trouble.rank].proxy.cut()
             return Fired(0, time.monotonic())
         case fault:
+            # Where a machine has just been lost, there may be one rank for a while.
+            fault = replace(fault, rank=min(fault.rank, cluster.world() - 1))
             cluster.arm(fault)
             try:
                 fired: Fired = wait_until(
