@@ -32,16 +32,20 @@ from cluster.core.clock import SystemClock
 from cluster.core.config import Limits, Pacing
 from cluster.core.errors import AddressInUse, BadConfiguration
 from cluster.core.view import ServedModel
+from cluster.discovery.advert import Advert, cluster_mark
+from cluster.discovery.mdns import advertise
 from cluster.model.config import context_length, read_config
 from cluster.model.digest import digest
 from cluster.model.folder import model_id, resolve
 from cluster.model.weights import tensor_bytes
+from cluster.node.links import read_addresses
 from cluster.placement.draft import draft_bytes
 from cluster.placement.kv import check_kv_bits
 from cluster.placement.room import Engine, room
 from cluster.placement.shard import check_plan
 from cluster.placement.weights import rank_weight_bytes
 from cluster.text.tokenizer import Tokenizer
+from cluster.trust.certificate import fingerprint
 from cluster.wire.security import is_loopback, join_address
 
 HTTP_STOP_SECONDS = 1
@@ -271,13 +275,14 @@ async def _gather(
     host, port = options.control
     if options.local_ranks:
         identity = members.trust.local if members.trust is not None else None
-        agent = LocalAgent.run(host, identity, options.orphan_grace)
+        agent = LocalAgent.run(options.port, host, identity, options.orphan_grace)
         address = await stack.enter_async_context(agent)
         _say_blas(await members.call(address, options.local_ranks), console)
     for address in options.dialled:
         _say_blas(await members.call(address), console)
     if options.joining or (options.dialled and members.trust is not None):  # those renew there
         await stack.enter_async_context(members.listen(host, port))
+        await _advertise(members, host, port, console, stack)
     if not options.joining:
         return
     coordinator.waiting_for(f"{options.joining} workers to join")
@@ -295,6 +300,28 @@ async def _gather(
             _say(console, f"{member.description.hostname} joined")
             _say_blas(member, console)
         here = max(here, len(members.roster))
+
+
+async def _advertise(
+    members: Members, host: str, port: int, console: Console, stack: AsyncExitStack
+) -> None:
+    """Let workers of this cluster find the way by themselves, where the network carries it."""
+    if members.trust is None:
+        return
+    authority = members.trust.authority
+    advert = Advert(
+        role="coordinator",
+        cluster=members.cluster,
+        cluster_id=cluster_mark(fingerprint(authority.certificate)),
+        node_id=authority.cluster,
+        incarnation=time.time_ns(),
+        port=port,
+        addresses=tuple(a for a in read_addresses() if a.ip == host),
+    )
+    try:
+        await stack.enter_async_context(advertise(advert, [host]))
+    except BadConfiguration as error:
+        _say(console, f"workers need --join {join_address(host, port)}: {error}")
 
 
 def _say(console: Console, line: str) -> None:

@@ -19,7 +19,8 @@ def worker(
         str | None,
         typer.Option(
             help="The server to join, and the port on which it waits for workers (8643 unless "
-            "it was told otherwise). Without it, this worker waits for a server to call it.",
+            "it was told otherwise). Without it, a machine with a token or a certificate looks "
+            "for its server on the network (mDNS); another waits for a server to call it.",
             metavar="HOST:PORT",
         ),
     ] = None,

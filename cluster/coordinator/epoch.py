@@ -110,17 +110,27 @@ longer: the next epoch does without it."""
 
 
 async def places(
-    epoch: Epoch, members: Sequence[Member], kind: str, recipe: Recipe, paths: Paths
+    epoch: Epoch,
+    members: Sequence[Member],
+    kind: str,
+    recipe: Recipe,
+    paths: Paths,
+    sources: Sequence[str],
 ) -> list[Place]:
     """Orders for a new group, by rank. `kind` says how several ranks split the model: "tensor"
-    or "pipeline". Raises NodeUnreachable."""
+    or "pipeline"; `sources` are agents that have it, best first. Raises NodeUnreachable."""
     ring = paths.ring(members)
     rdma = paths.rdma(members, ring)
     ordered = [members[place] for place in ring.order]
     hosts = [member for member in ordered for _ in range(member.ranks)]
     world = len(hosts)
     counts = [member.ranks for member in members]
-    listening = ring_hosts(ring, counts, alone=members[0].host)
+    # Over RDMA these are only where the ranks meet: where each reaches all others.
+    listening = (
+        [member.host for member in ordered]
+        if rdma
+        else ring_hosts(ring, counts, alone=members[0].host)
+    )
     secret = secrets.token_urlsafe(32)
     addresses = await _reserve(ordered, listening) if world > 1 else ()
     backend = "jaccl" if rdma else "ring"
@@ -140,6 +150,7 @@ async def places(
                 kv_dir=recipe.kv_dir,
                 draft_model=recipe.draft_model,
                 draft_digest=recipe.draft_digest,
+                sources=tuple(sources),
             ),
         )
         for rank, member in enumerate(hosts)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import structlog
 
+from cluster.coordinator import left_agent
+from cluster.coordinator.left_agent import LeftAgent
 from cluster.core.errors import LaunchFailed
 from cluster.wire.security import split_address
 from cluster.wire.status import by_name
@@ -26,10 +28,12 @@ class LocalAgent:
     """One agent process at a time, always at the same address.
 
     It holds the read end of a pipe whose other end is ours: should we die without a word, it
-    sees the end of the file, waits `orphan_grace` seconds and ends its engines and itself.
+    sees the end of the file, waits `orphan_grace` seconds and ends its engines and itself. The
+    next server on the same HTTP port that comes before takes it over.
     """
 
-    def __init__(self, host: str, identity: Path | None, orphan_grace: float) -> None:
+    def __init__(self, port: int, host: str, identity: Path | None, orphan_grace: float) -> None:
+        self._port = port
         self._host = host
         self._identity = identity
         self._orphan_grace = orphan_grace
@@ -38,14 +42,20 @@ class LocalAgent:
 
     @classmethod
     @asynccontextmanager
-    async def run(cls, host: str, identity: Path | None, orphan_grace: float) -> AsyncIterator[str]:
-        """Keep an agent running on `host`, with the identity in that file, and yield its address.
+    async def run(
+        cls, port: int, host: str, identity: Path | None, orphan_grace: float
+    ) -> AsyncIterator[str]:
+        """Keep an agent running on `host`, with the identity in that file, and yield its address;
+        for the server on HTTP port `port`.
 
         Raises LaunchFailed, or what the agent says is wrong, when it can't be started (again);
         that may come wrapped in an ExceptionGroup.
         """
-        agent = cls(host, identity, orphan_grace)
-        process = await agent._start(port=0)
+        agent = cls(port, host, identity, orphan_grace)
+        left = await asyncio.to_thread(left_agent.find, port, host, identity)
+        if left is not None:
+            agent.address = left.note.address
+        process = left or await agent._start(port=0)
         async with asyncio.TaskGroup() as group:
             keeping = group.create_task(agent._keep(process), name="local agent")
             try:
@@ -53,7 +63,7 @@ class LocalAgent:
             finally:
                 keeping.cancel()
 
-    async def _keep(self, process: Process) -> None:
+    async def _keep(self, process: Process | LeftAgent) -> None:
         """Start another whenever one ends; on being cancelled, end the last."""
         try:
             while True:
@@ -61,7 +71,8 @@ class LocalAgent:
                 log.warning("this machine's node agent ended; starting another", code=code)
                 process = await self._start(split_address(self.address)[1])
         finally:
-            await _stop(process)
+            await (process.stop() if isinstance(process, LeftAgent) else _stop(process))
+            left_agent.remove(self._port)
 
     async def _start(self, port: int) -> Process:
         options = {
@@ -83,6 +94,7 @@ class LocalAgent:
         except BaseException:
             await _stop(process)
             raise
+        left_agent.write(self._port, self.address, self._host, self._identity, process.pid)
         return process
 
 

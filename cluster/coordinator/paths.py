@@ -15,6 +15,8 @@ class Paths:
 
     def __init__(self) -> None:
         self._links: dict[tuple[str, str], Sequence[Link]] = {}
+        self.rdma_failed = False
+        """A group over RDMA could not be formed: a device does not mean that it works."""
 
     async def probe(self, members: Sequence[Member]) -> None:
         """Look anew at all links between `members`; of others, what was known is forgotten.
@@ -32,9 +34,9 @@ class Paths:
         return choose_ring(names, self._table(members))
 
     def rdma(self, members: Sequence[Member], ring: Ring) -> tuple[tuple[str, ...], ...] | None:
-        """Each rank's RDMA device towards each other; None unless every pair has one, and every
-        member runs one rank."""
-        if any(member.ranks != 1 for member in members):
+        """Each rank's RDMA device towards each other; None unless every pair has one, every
+        member runs one rank, and it has not failed before."""
+        if self.rdma_failed or any(member.ranks != 1 for member in members):
             return None
         return rdma_devices(ring, self._table(members))
 

@@ -14,13 +14,16 @@ import structlog
 from cluster.coordinator.adopt import left_behind
 from cluster.coordinator.coordinator import Coordinator
 from cluster.coordinator.drive import WATCH_SECONDS, drive, first_leaf
-from cluster.coordinator.epoch import Progress, Recipe, all_answer, open_epoch, places
+from cluster.coordinator.epoch import EngineState, Progress, Recipe, all_answer, open_epoch, places
+from cluster.coordinator.loading import loading_line
 from cluster.coordinator.members import Member, Members
 from cluster.coordinator.paths import Paths
+from cluster.coordinator.sources import find_sources
 from cluster.core.config import Limits
-from cluster.core.errors import EpochEnded, ProtocolError, SetupError
+from cluster.core.errors import EpochEnded, NotFound, NotReady, ProtocolError, SetupError
 from cluster.core.ids import Epoch
-from cluster.core.view import ServedModel
+from cluster.core.view import MemberView, ServedModel
+from cluster.membership.choice import choose
 from cluster.membership.epochs import Epochs
 from cluster.membership.roster import Node
 from cluster.text.tokenizer import Tokenizer
@@ -66,6 +69,7 @@ class Runner:
         self._epochs = Epochs(members.roster, self._fitting)
         self._recipe = recipe
         self._progress = progress
+        coordinator.crew = self
         self.started = asyncio.Event()
         """Set when the first epoch runs."""
 
@@ -97,9 +101,44 @@ class Runner:
             except* SetupError as errors:
                 failure = first_leaf(errors)
                 assert isinstance(failure, SetupError)
+                if members and self._paths.rdma(members, self._paths.ring(members)):
+                    self._paths.rdma_failed = True
                 epochs.failed(failure)
                 self._ended(failure)
             await self._pause(epochs.pause)
+
+    # For the API: implements Crew
+
+    def view(self) -> tuple[MemberView, ...]:
+        """See Crew."""
+        return tuple(map(self._member_view, self._members.roster))
+
+    def drain(self, name: str, *, draining: bool) -> MemberView:
+        """See Crew."""
+        node = self._members.named(name)
+        if node is None:
+            here = ", ".join(each.name for each in self._members.roster)
+            raise NotFound(f"no machine {name[:100]!r} is here: there are {here}", param="node")
+        usable = self._members.roster.usable(self._coordinator.clock.now())
+        if draining:
+            try:
+                choose([each for each in usable if each is not node], self._fitting)
+            except SetupError as error:
+                raise NotReady(
+                    f"without {node.name} nothing could be served ({error}): add a machine first",
+                    retry_after=30,
+                ) from error
+        node.draining = draining
+        self._members.changed.set()
+        return self._member_view(node)
+
+    def _member_view(self, node: Node) -> MemberView:
+        group = self._coordinator.group
+        ranks = sum(engine.member.id == node.id for engine in group.engines) if group else 0
+        presence = node.presence(self._coordinator.clock.now())
+        return MemberView(node.id, node.name, presence, node.draining, ranks)
+
+    # Forming
 
     def _fitting(self, group: Sequence[Node]) -> Fitting:
         members = self._members.of(group)
@@ -117,11 +156,13 @@ class Runner:
         if adopt:
             epochs.number, group = left[0].spec.epoch, left
         else:
+            everyone = self._members.of(self._members.roster)
+            sources = await find_sources(everyone, self._recipe.model, self._recipe.digest)
             group = await places(
-                Epoch(epochs.number), members, fitting.kind, self._recipe, self._paths
+                Epoch(epochs.number), members, fitting.kind, self._recipe, self._paths, sources
             )
         async with open_epoch(
-            group, self._recipe, self._progress, self._members.failed, adopt=adopt
+            group, self._recipe, self._tell, self._members.failed, adopt=adopt
         ) as formed:
             coordinator.tokenizer = await self._tokenizer
             coordinator.limits, coordinator.model = fitting.limits, fitting.model
@@ -141,6 +182,12 @@ class Runner:
                     )
             finally:
                 coordinator.group = None
+
+    def _tell(self, engines: Sequence[EngineState]) -> None:
+        """How far the engines have come, to the terminal and to whoever asks."""
+        self._progress(engines)
+        if self._coordinator.scheduler is None:
+            self._coordinator.waiting_for(loading_line(engines))
 
     async def _watch_members(self) -> None:
         """End the epoch when its machines are no longer the right ones."""

@@ -175,6 +175,9 @@ class LaunchSpec:
     draft_digest: str = ""
     rdma: tuple[tuple[str, ...], ...] = ()
     """For jaccl, by rank: its RDMA device towards each rank, "" towards itself; else empty."""
+    sources: tuple[str, ...] = ()
+    """Agents ("host:port", best first) that have the model, for an agent that has not. The
+    engine gets none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +189,9 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """The engine reads weights (`what`: "download", "weights" or "warm-up")."""
+    """The engine gets ready. `what`: "download" (from the Hub), "weights" or "warm-up"; before
+    there is an engine, "hashing weights" and "cutting weights" (at the source), "fetching
+    weights", or "waiting for weights" (which another engine of the machine fetches)."""
 
     what: str
     fraction: float

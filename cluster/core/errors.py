@@ -233,7 +233,8 @@ class ProtocolError(TandemError):
 
 
 class NotAuthorized(ProtocolError):
-    """Raised when a join token or an epoch secret is missing or wrong."""
+    """Raised when a join token, a certificate or an epoch secret is missing or wrong, has expired,
+    or was revoked."""
 
 
 class StepRefused(ProtocolError):

@@ -45,6 +45,12 @@ class Advert:
     protocol: int = PROTOCOL
 
 
+def cluster_mark(fingerprint: bytes) -> str:
+    """How adverts name the cluster whose authority has this fingerprint (SHA-256): what a join
+    token and a certificate both tell. It proves nothing."""
+    return fingerprint.hex()[:16]
+
+
 def to_txt(advert: Advert) -> dict[str, bytes]:
     """The TXT record of an advert (RFC 6763, section 6), some 100 to 700 bytes; the port is not
     in it. Addresses beyond MOST_ADDRESSES are left out, those of the least kinds first; a long

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from cluster.core.config import DRAFT_ROWS
 from cluster.core.errors import StepRefused
 from cluster.core.ids import Slot
 from cluster.core.plan import Admit, Chunk, Park, Restore, Save, Step
@@ -69,6 +70,8 @@ class Executor:
         self._agreement = Agreement(group)
         self._alone = group is None
         self._draft_model = draft_model
+        self._draft_rows = DRAFT_ROWS if plain(loaded.new_caches()) else 1
+        """Nothing is drafted for more together: rows that mlx-lm merges can't be cut apart."""
         self.vocab = self._warm_up()
         """Number of ids that the model tells apart."""
         samples = self._agreement.samples
@@ -107,7 +110,7 @@ class Executor:
         turns = self._turns_of(self._batch.rows)
         for _ in range(step.iterations):
             drafted = self._unsettled is not None and self._unsettled.drafts
-            if drafted or may_draft(turns):
+            if drafted or (len(turns) <= self._draft_rows and may_draft(turns)):
                 yield None
             if all(turn.ended for turn in turns):
                 break
@@ -217,7 +220,9 @@ class Executor:
     def _forward(self, turns: tuple[Turn, ...]) -> _Forward:
         """Build a decode iteration up to its logits."""
         rows = self._batch.rows
-        drafted = draft(dict(zip(rows, turns, strict=True)), self._draft_model, self.vocab)
+        drafted = Drafts()
+        if len(rows) <= self._draft_rows:
+            drafted = draft(dict(zip(rows, turns, strict=True)), self._draft_model, self.vocab)
         drafts = drafted.ids
         logits = self._batch.forward(dict(zip(rows, drafts, strict=True)) if drafts else None)
         lengths = tuple(self._slots[slot].length for slot in rows)

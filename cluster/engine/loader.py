@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -16,6 +17,11 @@ from cluster.core.errors import CannotShard, ModelUnavailable
 from cluster.engine.caches import CacheKind, inspect
 from cluster.engine.group import Group
 from cluster.engine.stage import pipeline
+from cluster.model.cut import Cut, read_cut, write_skeleton
+from cluster.model.weights import weight_files
+
+if TYPE_CHECKING:
+    from cluster.engine.cut import Place
 
 Progress = Callable[[float], None]
 """Told the fraction of the weights that is in memory, 0 to 1."""
@@ -46,27 +52,85 @@ def load(
 ) -> LoadedModel:
     """Read `folder`, keep this rank's part by `plan`, and evaluate it layer by layer.
 
-    No code from the folder is run, and no weight of another rank is read. Raises
+    A folder that was cut for this rank (cluster/model/cut.py) is taken as it is. No code from the
+    folder is run, and no weight of another rank is read. Raises
     ModelUnavailable when the files can't be read or mlx-lm does not know the architecture,
     CannotShard when it can't be split over the group after all (`placement.shard` should have
     said so before the group was formed), and BadConfiguration when the caches can't have
     `kv_bits` bits.
     """
+    model, forward = open_model(folder, plan, group)
+    kind = inspect(model, kv_bits)
+    return LoadedModel(forward, kind, _evaluate(model, progress))
+
+
+def open_model(folder: Path, plan: ShardPlan, group: Group | Place | None) -> tuple[Any, Any]:
+    """This rank's part of the model in `folder`, not read yet, and what is to be called. Raises
+    as `load` does."""
+    try:
+        cut = read_cut(folder)
+        if cut is not None:
+            return _from_cut(folder, cut, plan, group)
+    except OSError as error:
+        raise ModelUnavailable(f"can't load the model in {folder}: {error}") from error
+    model = lazy_model(folder)
+    return model, split(model, plan, group)
+
+
+def lazy_model(folder: Path) -> Any:
+    """The model in `folder`, none of whose weights is read yet. Raises ModelUnavailable."""
     try:
         model, _ = load_model(folder, lazy=True)
     except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
         raise ModelUnavailable(f"can't load the model in {folder}: {error}") from error
     model.eval()
-    forward: Any = model
-    if group is not None and plan.kind == "pipeline":
-        forward = pipeline(model, group)
-    elif group is not None:
-        _shard(model, group)
-    kind = inspect(model, kv_bits)
-    return LoadedModel(forward, kind, _evaluate(model, progress))
+    return model
 
 
-def _shard(model: Any, group: Group) -> None:
+def split(model: Any, plan: ShardPlan, group: Group | Place | None) -> Any:
+    """Keep only this rank's part of `model`; what is to be called in its place. Raises
+    CannotShard."""
+    if group is None:
+        return model
+    if plan.kind == "pipeline":
+        return pipeline(model, group)
+    _shard(model, group)
+    return model
+
+
+def _from_cut(
+    folder: Path, cut: Cut, plan: ShardPlan, group: Group | Place | None
+) -> tuple[Any, Any]:
+    """As `lazy_model` and `split` give them, of weights that were split before they came here.
+
+    The model is built and split on files that have the whole model's headers and no data; then
+    every array is replaced by what is in `folder`.
+    """
+    weights = {file.name for file in weight_files(folder)}
+    with tempfile.TemporaryDirectory(prefix="tandem-") as name:
+        skeleton = Path(name)
+        for path in folder.iterdir():
+            if path.name not in weights:
+                (skeleton / path.name).symlink_to(path.absolute())
+        write_skeleton(skeleton, cut)
+        model = lazy_model(skeleton)
+        forward = split(model, plan, group)
+        arrays: dict[str, mx.array] = {}
+        for file in sorted(weights):
+            arrays.update(mx.load(str(folder / file)))  # type: ignore[arg-type]
+        try:
+            model.load_weights(list(arrays.items()), strict=True)
+        except ValueError as error:
+            raise ModelUnavailable(f"{folder} is not what rank {plan.rank} needs: {error}") from (
+                error
+            )
+    flat: Any = tree_flatten(model.parameters())
+    if left := [name for name, array in flat if array is not arrays.get(name)]:
+        raise ModelUnavailable(f"{folder} has no weights for {left[0]}: delete it")
+    return model, forward
+
+
+def _shard(model: Any, group: Group | Place) -> None:
     if not hasattr(model, "shard"):
         raise CannotShard(f"mlx-lm has no shard() for {type(model).__module__}")
     try:

@@ -29,6 +29,7 @@ from cluster.engine.loader import LoadedModel, load
 from cluster.engine.loop import StepLoop
 from cluster.engine.shelf import Shelf, open_shelf
 from cluster.model.config import read_config
+from cluster.model.cut import model_digest
 from cluster.model.digest import digest
 from cluster.model.folder import resolve
 from cluster.placement.kv import check_kv_bits
@@ -143,7 +144,7 @@ class Engine:
         here = spec.model == "demo" or Path(spec.model).is_dir()
         loading("weights" if here else "download", 0.0)
         folder = resolve(spec.model)
-        found = digest(folder) if spec.model_digest or spec.kv_dir else ""
+        found = model_digest(folder, spec.plan) if spec.model_digest or spec.kv_dir else ""
         if spec.model_digest:
             _check_digest(folder, found, spec.model_digest)
         # Before the group is formed: the other ranks are not kept waiting for an answer.

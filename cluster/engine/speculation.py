@@ -31,7 +31,7 @@ class Drafts:
 
 def may_draft(turns: Sequence[Turn]) -> bool:
     """True when the next iteration may have drafts, which depend on all ids before it."""
-    return len(turns) <= DRAFT_ROWS and any(
+    return any(
         (turn.drafter is not None and turn.drafter.active)
         or (turn.acceptance is not None and turn.acceptance.wanted)
         for turn in turns
@@ -40,11 +40,10 @@ def may_draft(turns: Sequence[Turn]) -> bool:
 
 
 def draft(turns: Turns, draft_model: DraftModel | None, vocab: int) -> Drafts:
-    """What is drafted for each row, of ids below `vocab`; waits for the draft model, if it is
-    asked. What is found in the text itself costs nothing, and goes before."""
+    """What is drafted for each row, of ids below `vocab`; there may be DRAFT_ROWS of them. Waits
+    for the draft model, if it is asked. What is found in the text itself costs nothing, and goes
+    before."""
     most = VERIFIED // len(turns) - 1
-    if most < 1:
-        return Drafts()
     drafts = {
         slot: turn.drafter.draft(most) if turn.drafter is not None and not turn.ended else ()
         for slot, turn in turns.items()

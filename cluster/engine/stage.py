@@ -10,7 +10,7 @@ which go on with the next chunk.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import CacheList
@@ -18,6 +18,9 @@ from mlx_lm.models.cache import CacheList
 from cluster.core.errors import CannotShard
 from cluster.engine.group import Group
 from cluster.engine.ragged import RaggedCache
+
+if TYPE_CHECKING:
+    from cluster.engine.cut import Place
 
 ASKED = 16
 """Forward passes of at most so many positions are taken to be decoding, whose logits are asked
@@ -44,7 +47,7 @@ class Stage:
         return logits
 
 
-def pipeline(model: Any, group: Group) -> Stage:
+def pipeline(model: Any, group: Group | Place) -> Stage:
     """Cut `model`, whose weights are not read yet, to this rank's layers.
 
     Raises CannotShard when mlx-lm has no pipeline for it, or a rank would get no layer.

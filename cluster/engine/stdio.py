@@ -84,7 +84,7 @@ def read_spec() -> tuple[LaunchSpec, str, str]:
         spec = LaunchSpec(plan=plan, ring=ring, **fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadConfiguration(f"the launch line can't be read: {error!r}") from error
-    threading.Thread(target=_watch, name="stdin", daemon=True).start()
+    threading.Thread(target=exit_at_end, name="stdin", daemon=True).start()
     return spec, host, identity
 
 
@@ -94,7 +94,8 @@ def exit_now(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _watch() -> None:
+def exit_at_end() -> None:
+    """Read standard input to its end, which means that the agent is gone; does not return."""
     while sys.stdin.buffer.read(4096):
         pass
     exit_now(1)

@@ -10,11 +10,12 @@ from cluster.model.weights import read_header, weight_files
 
 _BLOCK = 4096
 _BLOCKS = 16
-_TEXT_FILES = (
+TEXT_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model",
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json", "tiktoken.model",
 )  # fmt: skip
+"""Covered whole, where they are there."""
 
 
 def digest(folder: Path) -> str:
@@ -33,7 +34,7 @@ def digest(folder: Path) -> str:
             sha.update(part)
 
     try:
-        for name in _TEXT_FILES:
+        for name in TEXT_FILES:
             path = folder / name
             if path.is_file():
                 add(name, path.read_bytes())

@@ -15,6 +15,9 @@ from cluster.core.errors import ModelUnavailable
 PATTERN = "model*.safetensors"
 """What mlx-lm loads; consolidated copies of the same weights have other names."""
 
+INDEX = "model.safetensors.index.json"
+"""Says which tensor is in which file."""
+
 _LONGEST_HEADER = 100_000_000
 """The format's own bound, in bytes."""
 
@@ -24,7 +27,7 @@ def weight_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob(PATTERN))
     if not files:
         raise ModelUnavailable(f"{folder} has no {PATTERN} file, so there are no weights to load")
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX
     if index.is_file():
         missing = sorted(_indexed(index) - {file.name for file in files})
         if missing:

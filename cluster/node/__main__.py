@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from cluster.core.errors import TandemError
@@ -21,6 +22,9 @@ from cluster.node.agent import Agent
 from cluster.node.engine_process import ENGINE_COMMAND
 from cluster.trust.identity import IdentityFile
 from cluster.wire.node_server import NodeServer
+
+LOOK_SECONDS = 0.25
+"""Between two looks whether a coordinator is there, once the parent is gone."""
 
 
 def main() -> None:
@@ -71,8 +75,7 @@ async def _run(arguments: argparse.Namespace) -> None:
         _print({"event": "listening", "address": server.address})
         if arguments.parent_pipe:
             await _parent_or(over)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(over.wait(), arguments.orphan_grace)
+            await _left_alone(over, server, arguments.orphan_grace)
         else:
             await over.wait()
     finally:
@@ -103,6 +106,17 @@ async def _parent_or(over: asyncio.Event) -> None:
             ended.cancel()
     finally:
         transport.close()
+
+
+async def _left_alone(over: asyncio.Event, server: NodeServer, grace: float) -> None:
+    """Return when `over` is set, or no coordinator has been there for `grace` seconds: another
+    one than the parent may come."""
+    seen = time.monotonic()
+    while not over.is_set() and time.monotonic() - seen < grace:
+        if server.leased:
+            seen = time.monotonic()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(over.wait(), LOOK_SECONDS)
 
 
 async def _end_of(reader: asyncio.StreamReader) -> None:

@@ -6,27 +6,43 @@ No engine outlives its Launch call by more than the orphan grace, and none outli
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import anyio
 
-from cluster.core.cluster import Address, Blas, EngineEvent, LaunchSpec, NodeDescription, Ready
+from cluster.core.cluster import (
+    Address,
+    Blas,
+    EngineEvent,
+    LaunchSpec,
+    Loading,
+    NodeDescription,
+    Ready,
+)
 from cluster.core.errors import LaunchFailed, NotFound, TandemError
 from cluster.core.ids import Epoch, Rank
 from cluster.core.link import Listening, ProbeOrder, ProbeResult
+from cluster.core.manifest import Manifest, Wanted, is_digest
 from cluster.core.versions import versions
+from cluster.model.store import models_folder
 from cluster.node.blas import engine_environment, find_blas
+from cluster.node.cutter import CUT_COMMAND
 from cluster.node.engine_process import ENGINE_COMMAND, EngineProcess, Say
+from cluster.node.fetch import Fetcher
 from cluster.node.hardware import Hardware, node_id, read_hardware
 from cluster.node.incarnation import next_incarnation
+from cluster.node.library import Library
 from cluster.node.links import read_addresses
-from cluster.node.narrate import narrate
+from cluster.node.narrate import ALIVE_SECONDS, narrate
 from cluster.node.ports import Ports
 from cluster.node.probe import MOST_SECONDS, allowed, listeners, probe
 from cluster.trust.identity import IdentityFile
+from cluster.wire.node_client import NodeClient
 
 MOST_ENGINES = 64
 MOST_LISTENING = 4
@@ -50,6 +66,12 @@ class _Launch:
     stopped: bool = False
     holders: int = 0
     """Calls that are told of it."""
+    fetching: asyncio.Task[Path] | None = None
+    """Runs while the weights are on their way to this machine."""
+    loading: Loading = field(default_factory=lambda: Loading("fetching weights", 0.0))
+    """How far they are."""
+    folder: str = ""
+    """Of the model, where this agent has found or fetched it."""
     orphan: asyncio.Task[None] | None = None
     """Runs while no call holds the engine."""
 
@@ -72,10 +94,13 @@ class Agent:
         kv_dir: str = "",
         incarnation: int = 0,
         identity: IdentityFile | None = None,
+        models: Path | None = None,
+        cut_command: Sequence[str] = CUT_COMMAND,
     ) -> None:
         """`host` is the one address of this machine on which engines listen; `kv_dir`, if given,
         takes the place of the folder for prefixes that a coordinator names. With an identity the
-        machine has that one's id, and engines show its certificate."""
+        machine has that one's id, and engines show its certificate. Models that come from other
+        agents are kept in the folder `models`."""
         self.blas = blas
         self.address = ""
         """"host:port" of the Node service; set by whoever starts that."""
@@ -98,6 +123,9 @@ class Agent:
         self._instance = secrets.token_hex(8)
         self._ports = Ports(host)
         self._listening = 0
+        self._library = Library(models or models_folder(), cut_command=cut_command)
+        connect = functools.partial(NodeClient, identity=identity)
+        self._fetcher = Fetcher(self._library, connect, say)
         self._launches: dict[tuple[Epoch, Rank], _Launch] = {}
         self._closing = False
 
@@ -158,7 +186,8 @@ class Agent:
         return await probe(order)
 
     async def launch(self, spec: LaunchSpec) -> AsyncGenerator[EngineEvent, None]:
-        """Starts an engine and tells of its life (`narrate`).
+        """Starts an engine and tells of its life (`narrate`), after it has fetched the weights
+        where they are not on this machine and the spec names sources.
 
         Engines that an earlier coordinator left are killed first. Closing the generator lets
         go of the engine: it is killed after the orphan grace, or by `stop`.
@@ -167,7 +196,13 @@ class Agent:
         launch = self._admit(spec)
         with self._held(launch):
             try:
-                engine = await self._begin(launch)
+                try:
+                    async with aclosing(self._bring(launch)) as bringing:
+                        async for event in bringing:
+                            yield event
+                    engine = await self._begin(launch)
+                finally:
+                    launch.begun.set()
                 async with aclosing(narrate(engine, self._patience(spec))) as events:
                     async for event in events:
                         if isinstance(event, Ready):
@@ -204,6 +239,19 @@ class Agent:
         self._closing = True
         with anyio.CancelScope(shield=True):
             await self._end(self._launches.values())
+            await self._library.close()
+
+    async def has(self, wanted: Wanted) -> int | None:
+        """See NodeHandler."""
+        return await self._library.has(wanted)
+
+    def manifest(self, wanted: Wanted) -> AsyncGenerator[Loading | Manifest, None]:
+        """See NodeHandler."""
+        return self._library.manifest(wanted)
+
+    def read_chunk(self, wanted: Wanted, file: str, index: int) -> AsyncGenerator[bytes, None]:
+        """See NodeHandler."""
+        return self._library.read_chunk(wanted, file, index)
 
     def _patience(self, spec: LaunchSpec) -> float:
         """Seconds for which an engine may be silent while it loads."""
@@ -228,21 +276,49 @@ class Agent:
         launch = self._launches[key] = _Launch(spec)
         return launch
 
-    async def _begin(self, launch: _Launch) -> EngineProcess:
-        rank = launch.spec.plan.rank
-        try:
-            launch.engine = await EngineProcess.start(
-                launch.spec,
-                self._host,
-                command=self._command,
-                environment=engine_environment(self.blas, launch.spec.threads),
-                say=self._say,
-                identity=self._identity,
+    async def _bring(self, launch: _Launch) -> AsyncGenerator[EngineEvent, None]:
+        """Set the launch's folder, once the model is on this machine; progress meanwhile. A model
+        that nobody has is left to the engine, which asks the Hub."""
+        spec = launch.spec
+        if not is_digest(spec.model_digest):
+            return
+        wanted = Wanted(spec.model, spec.model_digest)
+        folder = await self._library.find(wanted)
+        if folder is None and spec.plan.world > 1:
+            folder = await self._library.find(replace(wanted, cut=spec.plan))
+        sources = [address for address in spec.sources if address != self.address]
+        if folder is None and sources:
+            _check_wanted(launch)
+
+            def progress(loading: Loading) -> None:
+                launch.loading = loading
+
+            launch.fetching = asyncio.create_task(
+                self._fetcher.fetch(wanted, spec.plan, sources, progress),
+                name=f"fetch weights of rank {spec.plan.rank}",
             )
-        finally:
-            launch.begun.set()
-        if launch.stopped:
-            raise LaunchFailed(f"the engine of rank {rank} was stopped before it had begun")
+            try:
+                while not launch.fetching.done():
+                    yield launch.loading
+                    await asyncio.wait([launch.fetching], timeout=ALIVE_SECONDS)
+            finally:
+                launch.fetching.cancel()
+                await asyncio.wait([launch.fetching])
+            _check_wanted(launch)
+            folder = launch.fetching.result()
+        launch.folder = "" if folder is None else str(folder)
+
+    async def _begin(self, launch: _Launch) -> EngineProcess:
+        spec = launch.spec
+        launch.engine = await EngineProcess.start(
+            replace(spec, model=launch.folder or spec.model, sources=()),
+            self._host,
+            command=self._command,
+            environment=engine_environment(self.blas, launch.spec.threads),
+            say=self._say,
+            identity=self._identity,
+        )
+        _check_wanted(launch)
         return launch.engine
 
     async def _end(self, launches: Iterable[_Launch], *, now: bool = False) -> int:
@@ -250,6 +326,8 @@ class Agent:
         chosen = list(launches)
         for launch in chosen:
             launch.stopped = True
+            if launch.fetching is not None:
+                launch.fetching.cancel()
         killed = [launch for launch in chosen if not (launch.engine and launch.engine.exited)]
         async with asyncio.TaskGroup() as group:
             for launch in chosen:
@@ -295,3 +373,11 @@ class Agent:
         key = (launch.spec.epoch, launch.spec.plan.rank)
         if self._launches.get(key) is launch:
             del self._launches[key]
+
+
+def _check_wanted(launch: _Launch) -> None:
+    """Raise LaunchFailed when the launch was stopped before its engine had begun."""
+    if launch.stopped:
+        raise LaunchFailed(
+            f"the engine of rank {launch.spec.plan.rank} was stopped before it had begun"
+        )

@@ -14,7 +14,7 @@ import psutil
 
 from cluster.core.cluster import Address
 from cluster.node.hardware import ask
-from cluster.node.rdma import linux_devices, parse_devinfo
+from cluster.node.rdma import linux_devices, macos_devices
 
 _ETHERNET = "1"
 """ARPHRD_ETHER in /sys/class/net/*/type (linux/if_arp.h)."""
@@ -33,7 +33,7 @@ def read_addresses() -> tuple[Address, ...]:
     """Every usable address of this machine, loopback last."""
     if platform.system() == "Darwin":
         ports = parse_hardware_ports(ask("networksetup", "-listallhardwareports"))
-        rdma = parse_devinfo(ask("ibv_devinfo"))
+        rdma = macos_devices(ask("ibv_devinfo"))
         return collect(_interfaces(), lambda name: macos_kind(name, ports), rdma)
     rdma = linux_devices()
     return collect(_interfaces(), lambda name: linux_kind(Path("/sys/class/net") / name), rdma)

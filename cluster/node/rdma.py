@@ -1,37 +1,24 @@
-"""RDMA devices with an active port, by network interface.
-
-Not run on Macs with RDMA yet: `ibv_devinfo` prints there what libibverbs prints everywhere, and
-devices are named after their interfaces (MLX's documentation of jaccl). A device of a Thunderbolt 4
-port exists too, but can't do RDMA.
-"""
+"""RDMA devices with an active port, by network interface. Not run on Macs with RDMA yet."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-_ACTIVE = "PORT_ACTIVE"
+from cluster.node.linux import read_rdma
+from cluster.node.macos import parse_ibv_devinfo
+
+_PREFIX = "rdma_"
+"""macOS names a device after its interface: rdma_en5 (MLX's documentation of jaccl)."""
 
 
-def parse_devinfo(text: str) -> dict[str, str]:
-    """Interface -> device in the output of `ibv_devinfo`, of devices named rdma_<interface>."""
-    devices = {}
-    for part in re.split(r"^hca_id:\s*(?=\S)", text, flags=re.MULTILINE)[1:]:
-        name = part.split(maxsplit=1)[0]
-        if name.startswith("rdma_") and re.search(rf"\bstate:\s*{_ACTIVE}\b", part):
-            devices[name.removeprefix("rdma_")] = name
-    return devices
+def macos_devices(devinfo: str) -> dict[str, str]:
+    """Interface -> device in the output of `ibv_devinfo`. A Thunderbolt 4 port has a device too,
+    which can't do RDMA (exo #1636): to use them is for a person to ask."""
+    active = parse_ibv_devinfo(devinfo)[1]
+    return {name.removeprefix(_PREFIX): name for name in active if name.startswith(_PREFIX)}
 
 
 def linux_devices(root: Path = Path("/sys/class/infiniband")) -> dict[str, str]:
-    """Interface -> device below /sys/class/infiniband (the kernel's sysfs-class-infiniband)."""
-    devices = {}
-    for state in sorted(root.glob("*/ports/*/state")):
-        try:
-            active = state.read_text().split(":")[-1].strip() == "ACTIVE"
-        except OSError:
-            continue
-        if active:
-            device = state.parents[2]
-            devices.update({i.name: device.name for i in device.glob("device/net/*")})
-    return devices
+    """Interface -> device below /sys/class/infiniband."""
+    active = read_rdma(root)[1]
+    return {i.name: name for name in active for i in (root / name / "device" / "net").glob("*")}

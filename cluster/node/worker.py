@@ -14,6 +14,7 @@ from cluster.core.errors import BadConfiguration, Busy, NodeUnreachable
 from cluster.node.agent import Agent
 from cluster.node.engine_process import ENGINE_COMMAND, Say
 from cluster.node.enroll import keep_renewed, own_identity
+from cluster.node.seek import seek
 from cluster.trust.identity import IdentityFile
 from cluster.wire import registry
 from cluster.wire.node_server import NodeServer
@@ -37,14 +38,18 @@ async def run_worker(
 ) -> None:
     """Run the agent of this machine until cancelled, then kill its engines.
 
-    `join` is the coordinator's "host:port"; without one the agent waits to be dialled (`tandem
-    serve --nodes`). `host` is this machine's address, by default the one that routes to the
+    `join` is the coordinator's "host:port". Without one, a machine that has a certificate or a
+    token looks for it (`seek.py`), unless it is given a `host` to wait on; without those it waits
+    on loopback to be dialled (`tandem serve --nodes`). `host` is this machine's address, by
+    default the one that routes to the
     coordinator. Beyond loopback it shows a certificate, which is kept in the folder `trust` and
     which a join `token` is exchanged for at the first time (`enroll.py`). `kv_dir` takes the
     place of the folder for prefixes that the server names, if it names one. Raises
     BadConfiguration, AddressInUse, NotAuthorized or VersionMismatch; a coordinator that is away
     is waited for.
     """
+    if join is None and host is None:
+        join = await seek(trust, token, say)
     here = host or (await local_address(join) if join is not None else "127.0.0.1")
     require_one_address(here)
     identity = await own_identity(trust, here, join, token, say)

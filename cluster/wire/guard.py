@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hmac
 import logging
 import urllib.parse
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -90,12 +91,18 @@ class NameGuard(grpc.aio.ServerInterceptor):
     another role, or no longer to be let in."""
 
     def __init__(
-        self, identity: IdentityFile, role: Role, trouble: Callable[[str], str] = lambda node: ""
+        self,
+        identity: IdentityFile,
+        role: Role,
+        trouble: Callable[[str], str] = lambda node: "",
+        shared: Collection[str] = (),
     ) -> None:
-        """`trouble` says why a machine of that id is to be refused; empty when it is not."""
+        """`trouble` says why a machine of that id is to be refused; empty when it is not. The
+        methods `shared` ("/package.Service/Method") are for every role of the cluster."""
         self._identity = identity
         self._role = role
         self._trouble = trouble
+        self._shared = frozenset(shared)
 
     async def intercept_service(
         self,
@@ -103,32 +110,37 @@ class NameGuard(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> _Handler | None:
         handler = await continuation(handler_call_details)
-        return handler if handler is None else _checked(handler, self._check)
+        shared = handler_call_details.method in self._shared
+        check = functools.partial(self._check, shared)
+        return handler if handler is None else _checked(handler, check)
 
-    async def _check(self, context: _Context) -> None:
+    async def _check(self, shared: bool, context: _Context) -> None:
         try:
-            if why := self._wrong(caller_name(context)):
+            if why := self._wrong(caller_name(context), shared):
                 raise NotAuthorized(why)
         except NotAuthorized as error:
             log.warning("refused a call from %s: %s", caller(context), error)
             await abort(context, error)
 
-    def _wrong(self, name: Name | None) -> str:
+    def _wrong(self, name: Name | None, shared: bool) -> str:
         if name is None:
             return "no certificate was shown"
         if name.cluster != self._identity.current().name.cluster:
             return f"{name.id} is one of another cluster"
-        if name.role is not self._role:
+        if name.role is not self._role and not shared:
             return f"{name.id} is a {name.role} here, and only a {self._role} may call this"
         return self._trouble(name.id)
 
 
 def admit(
-    identity: IdentityFile | None, role: Role, trouble: Callable[[str], str] = lambda node: ""
+    identity: IdentityFile | None,
+    role: Role,
+    trouble: Callable[[str], str] = lambda node: "",
+    shared: Collection[str] = (),
 ) -> tuple[NameGuard, ...]:
-    """What guards an endpoint for machines of `role`; nothing where there are no certificates,
-    which is on loopback only."""
-    return () if identity is None else (NameGuard(identity, role, trouble),)
+    """What guards an endpoint for machines of `role`, and its `shared` methods for all; nothing
+    where there are no certificates, which is on loopback only."""
+    return () if identity is None else (NameGuard(identity, role, trouble, shared),)
 
 
 def _checked(handler: _Handler, check: Callable[[_Context], Awaitable[None]]) -> _Handler:

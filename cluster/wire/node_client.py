@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
 
-from cluster.core.cluster import EngineEvent, LaunchSpec, NodeDescription
-from cluster.core.errors import NodeUnreachable
+from cluster.core.cluster import EngineEvent, LaunchSpec, Loading, NodeDescription
+from cluster.core.errors import NodeUnreachable, ProtocolError
 from cluster.core.ids import Epoch, Rank
 from cluster.core.link import Listening, ProbeOrder, ProbeResult
+from cluster.core.manifest import Manifest, ModelFile, Wanted
 from cluster.trust.certificate import Role
 from cluster.trust.identity import IdentityFile
 from cluster.wire import security
 from cluster.wire.node_codec import (
     description_from_wire,
     event_from_wire,
+    file_from_wire,
     launch_from_wire,
     launch_to_wire,
+    loading_from_wire,
+    wanted_to_wire,
 )
 from cluster.wire.probe_codec import listening_from_wire, probe_to_wire, probed_from_wire
 from cluster.wire.status import restored
@@ -34,6 +38,12 @@ ANSWER_SECONDS = 5.0
 
 STOP_SECONDS = 15.0
 """For a call that waits until processes are gone."""
+
+CHUNK_SECONDS = 60.0
+"""For one chunk: a source that takes longer is worse than none."""
+
+MOST_FILES = 10_000
+"""Of a manifest."""
 
 SILENCE_SECONDS = 15.0
 """An agent sends a sign of life each second; this long without one, it is lost."""
@@ -200,6 +210,50 @@ class NodeClient:
                     yield event
         finally:
             call.cancel()
+
+    async def has(self, wanted: Wanted) -> int | None:
+        """Bytes of a model's files that are on that machine; None when it is not there."""
+        with restored(self._peer):
+            reply = await self._stub().Has(wanted_to_wire(wanted), timeout=ANSWER_SECONDS)
+        return reply.bytes if reply.has else None
+
+    async def manifest(self, wanted: Wanted, progress: Callable[[Loading], None]) -> Manifest:
+        """What the files of a model are made of, as the agent says: nothing of it is checked.
+
+        It may have to read them all first, or to cut them, which `progress` hears of.
+        """
+        call = self._stub().Manifest(wanted_to_wire(wanted))
+        messages = call.__aiter__()
+        files: list[ModelFile] = []
+        try:
+            with restored(self._peer):
+                while (message := await self._next(messages)) is not None:
+                    if message.HasField("loading"):
+                        progress(loading_from_wire(message.loading))
+                    elif len(files) < MOST_FILES:
+                        files.append(file_from_wire(message.file))
+                    else:
+                        raise ProtocolError(f"{self._peer} has more than {MOST_FILES} files")
+        finally:
+            call.cancel()
+        return Manifest(tuple(files))
+
+    async def read_chunk(self, wanted: Wanted, file: str, index: int, length: int) -> bytearray:
+        """What the agent says are the `length` bytes of a chunk; nothing of it is checked but
+        that they are no more. Raises NodeUnreachable also when they take too long."""
+        request = node_pb2.ChunkRequest(model=wanted_to_wire(wanted), file=file, index=index)
+        call = self._stub().ReadChunk(request, timeout=CHUNK_SECONDS)
+        messages = call.__aiter__()
+        data = bytearray()
+        try:
+            with restored(self._peer):
+                while (message := await self._next(messages)) is not None:
+                    data += message.data
+                    if len(data) > length:
+                        raise ProtocolError(f"{self._peer} sends more than {length} bytes")
+        finally:
+            call.cancel()
+        return data
 
     def _stub(self) -> node_pb2_grpc.NodeAsyncStub:
         """To call by. A channel keeps the certificate that it was made with, so a renewed one

@@ -12,10 +12,12 @@ from cluster.core.cluster import (
     Loading,
     NodeDescription,
     Ready,
+    ShardPlan,
     Started,
 )
 from cluster.core.errors import ProtocolError
 from cluster.core.ids import Epoch
+from cluster.core.manifest import ModelFile, Wanted
 from cluster.wire.codec import plan_from, plan_to, versions_from, versions_to
 from cluster.wire.v1 import node_pb2
 
@@ -97,6 +99,7 @@ def launch_to_wire(spec: LaunchSpec) -> node_pb2.LaunchRequest:
         draft_model=spec.draft_model,
         draft_digest=spec.draft_digest,
         rdma=[node_pb2.RdmaRow(devices=row) for row in spec.rdma],
+        sources=spec.sources,
     )
 
 
@@ -122,6 +125,7 @@ def launch_from_wire(message: node_pb2.LaunchRequest) -> LaunchSpec:
         draft_model=message.draft_model,
         draft_digest=message.draft_digest,
         rdma=tuple(tuple(row.devices) for row in message.rdma),
+        sources=tuple(message.sources),
     )
 
 
@@ -131,8 +135,7 @@ def event_to_wire(event: EngineEvent) -> node_pb2.EngineEvent:
         case Started():
             return node_pb2.EngineEvent(started=node_pb2.Started(pid=event.pid))
         case Loading():
-            loading = node_pb2.Loading(what=event.what, fraction=event.fraction)
-            return node_pb2.EngineEvent(loading=loading)
+            return node_pb2.EngineEvent(loading=loading_to_wire(event))
         case Ready():
             ready = node_pb2.Ready(endpoint=event.endpoint, seconds=event.seconds)
             return node_pb2.EngineEvent(ready=ready)
@@ -149,7 +152,7 @@ def event_from_wire(message: node_pb2.EngineEvent) -> EngineEvent | None:
         case "started":
             return Started(pid=message.started.pid)
         case "loading":
-            return Loading(what=message.loading.what, fraction=message.loading.fraction)
+            return loading_from_wire(message.loading)
         case "ready":
             return Ready(endpoint=message.ready.endpoint, seconds=message.ready.seconds)
         case "alive":
@@ -160,6 +163,16 @@ def event_from_wire(message: node_pb2.EngineEvent) -> EngineEvent | None:
             return None
 
 
+def loading_to_wire(loading: Loading) -> node_pb2.Loading:
+    """How far an engine or its weights are, as a message."""
+    return node_pb2.Loading(what=loading.what, fraction=loading.fraction)
+
+
+def loading_from_wire(message: node_pb2.Loading) -> Loading:
+    """How far an engine or its weights are."""
+    return Loading(what=message.what, fraction=message.fraction)
+
+
 def alive_to_wire(alive: Alive) -> node_pb2.Alive:
     """A sign of life, as a message."""
     return node_pb2.Alive(rss_bytes=alive.rss_bytes, cpu_seconds=alive.cpu_seconds)
@@ -168,3 +181,27 @@ def alive_to_wire(alive: Alive) -> node_pb2.Alive:
 def alive_from_wire(message: node_pb2.Alive) -> Alive:
     """A sign of life."""
     return Alive(rss_bytes=message.rss_bytes, cpu_seconds=message.cpu_seconds)
+
+
+def wanted_to_wire(wanted: Wanted) -> node_pb2.ModelRequest:
+    """What one agent asks another for, as a message."""
+    cut = plan_to(wanted.cut) if wanted.cut is not None else None
+    return node_pb2.ModelRequest(model=wanted.model, digest=wanted.digest, cut=cut)
+
+
+def wanted_from_wire(message: node_pb2.ModelRequest) -> Wanted:
+    """What an agent is asked for; raises ProtocolError when it can't be."""
+    if not message.HasField("cut"):
+        return Wanted(message.model, message.digest)
+    cut = plan_from(message.cut)
+    return Wanted(message.model, message.digest, ShardPlan(cut.world, cut.rank, cut.kind))
+
+
+def file_to_wire(file: ModelFile) -> node_pb2.ModelFile:
+    """A line of a manifest, as a message."""
+    return node_pb2.ModelFile(name=file.name, size=file.size, hashes=file.hashes)
+
+
+def file_from_wire(message: node_pb2.ModelFile) -> ModelFile:
+    """A line of a manifest."""
+    return ModelFile(message.name, message.size, tuple(message.hashes))

@@ -9,18 +9,22 @@ from typing import Any, Protocol
 
 import grpc
 
-from cluster.core.cluster import EngineEvent, LaunchSpec, NodeDescription
+from cluster.core.cluster import EngineEvent, LaunchSpec, Loading, NodeDescription
 from cluster.core.errors import TandemError
 from cluster.core.ids import Epoch, Rank
 from cluster.core.link import Listening, ProbeOrder, ProbeResult
+from cluster.core.manifest import Manifest, Wanted
 from cluster.trust.certificate import Role
 from cluster.trust.identity import IdentityFile
 from cluster.wire import guard, security
 from cluster.wire.node_codec import (
     description_to_wire,
     event_to_wire,
+    file_to_wire,
     launch_from_wire,
     launch_to_wire,
+    loading_to_wire,
+    wanted_from_wire,
 )
 from cluster.wire.probe_codec import listening_to_wire, probe_from_wire, probed_to_wire
 from cluster.wire.status import abort
@@ -30,6 +34,12 @@ MOST_PORTS = 64
 
 BEAT_SECONDS = 0.5
 """Between two signs of life."""
+
+FOR_AGENTS = tuple(f"/cluster.wire.v1.Node/{method}" for method in ("Has", "Manifest", "ReadChunk"))
+"""What agents ask each other for weights with; all else is for the coordinator."""
+
+MOST_READS = 16
+"""Chunks that are read at once; more wait. Each holds a piece or two in memory."""
 
 STOP_SECONDS = 0.2
 """For calls to end in order: an agent that is closed first has ended them all."""
@@ -73,12 +83,27 @@ class NodeHandler(Protocol):
         without letting them end by themselves."""
         ...
 
+    async def has(self, wanted: Wanted) -> int | None:
+        """Bytes of a model's files that are on this machine; None when it is not."""
+        ...
+
+    def manifest(self, wanted: Wanted) -> AsyncGenerator[Loading | Manifest, None]:
+        """Progress, at least every few seconds, and the manifest last."""
+        ...
+
+    def read_chunk(self, wanted: Wanted, file: str, index: int) -> AsyncGenerator[bytes, None]:
+        """The bytes of a chunk, in pieces far smaller than a message may be."""
+        ...
+
 
 class NodeServer:
     """A listening Node service."""
 
-    def __init__(self, server: grpc.aio.Server, address: str, over: asyncio.Event) -> None:
+    def __init__(
+        self, server: grpc.aio.Server, servicer: _Servicer, address: str, over: asyncio.Event
+    ) -> None:
         self._server = server
+        self._servicer = servicer
         self._over = over
         self.address = address
         """"host:port" as bound."""
@@ -88,17 +113,23 @@ class NodeServer:
         cls, host: str, port: int, identity: IdentityFile | None, handler: NodeHandler
     ) -> NodeServer:
         """Listen on host:port; port 0 picks a free one. With an identity for the coordinator of
-        its cluster alone.
+        its cluster alone, but for what other agents may call.
 
         Raises BadConfiguration when `host` is not loopback and there is no identity, or when it
         is no address of this machine; AddressInUse.
         """
-        server = security.server(*guard.admit(identity, Role.COORDINATOR))
+        server = security.server(*guard.admit(identity, Role.COORDINATOR, shared=FOR_AGENTS))
         over = asyncio.Event()
-        node_pb2_grpc.add_NodeServicer_to_server(_Servicer(handler, over), server)
+        servicer = _Servicer(handler, over)
+        node_pb2_grpc.add_NodeServicer_to_server(servicer, server)
         address = security.bind(server, host, port, identity)
         await server.start()
-        return cls(server, address, over)
+        return cls(server, servicer, address, over)
+
+    @property
+    def leased(self) -> bool:
+        """True while a coordinator listens for signs of life."""
+        return self._servicer.leases > 0
 
     async def stop(self) -> None:
         """Stop listening and end every call under way, those that don't end by themselves soon
@@ -113,6 +144,9 @@ class _Servicer(node_pb2_grpc.NodeServicer):
     def __init__(self, handler: NodeHandler, over: asyncio.Event) -> None:
         self._handler = handler
         self._over = over
+        self.leases = 0
+        """Coordinators that listen for signs of life."""
+        self._reads = asyncio.Semaphore(MOST_READS)
 
     async def Describe(  # noqa: N802
         self, request: node_pb2.DescribeRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -178,10 +212,54 @@ class _Servicer(node_pb2_grpc.NodeServicer):
     async def Lease(  # type: ignore[override]  # noqa: N802
         self, request: node_pb2.LeaseRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
-        while not self._over.is_set():
-            await context.write(node_pb2.Beat())
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), BEAT_SECONDS)
+        self.leases += 1
+        try:
+            while not self._over.is_set():
+                await context.write(node_pb2.Beat())
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._over.wait(), BEAT_SECONDS)
+        finally:
+            self.leases -= 1
+
+    # The three that are for other agents too.
+
+    async def Has(  # noqa: N802
+        self, request: node_pb2.ModelRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> node_pb2.HasReply:
+        try:
+            size = await self._handler.has(wanted_from_wire(request))
+        except TandemError as error:
+            await abort(context, error)
+        return node_pb2.HasReply(has=size is not None, bytes=size or 0)
+
+    async def Manifest(  # type: ignore[override]  # noqa: N802
+        self, request: node_pb2.ModelRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        try:
+            async with aclosing(self._handler.manifest(wanted_from_wire(request))) as events:
+                async for event in events:
+                    if isinstance(event, Loading):
+                        loading = loading_to_wire(event)
+                        await context.write(node_pb2.ManifestEvent(loading=loading))
+                        continue
+                    for file in event.files:
+                        await context.write(node_pb2.ManifestEvent(file=file_to_wire(file)))
+        except TandemError as error:
+            await abort(context, error)
+
+    async def ReadChunk(  # type: ignore[override]  # noqa: N802
+        self, request: node_pb2.ChunkRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        try:
+            wanted = wanted_from_wire(request.model)
+            async with (
+                self._reads,
+                aclosing(self._handler.read_chunk(wanted, request.file, request.index)) as pieces,
+            ):
+                async for piece in pieces:
+                    await context.write(node_pb2.Piece(data=piece))
+        except TandemError as error:
+            await abort(context, error)
 
 
 async def _tell(

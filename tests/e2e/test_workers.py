@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from cluster.trust.authority import Authority
+from cluster.trust.identity import Draft, write_identity
 from tests.e2e.cluster_process import Process, Server, free_port, wait_until
 
 SIZE = {
@@ -15,17 +22,34 @@ SIZE = {
     "required": ["size"],
     "additionalProperties": False,
 }
-TOKEN = {"TANDEM_JOIN_TOKEN": "correct horse battery staple"}
 
 
-def test_two_workers_join_and_serve_one_model() -> None:
+def trust(folder: Path) -> dict[str, str]:
+    """A folder for certificates of its own, as every machine has: used on loopback too."""
+    return {"TANDEM_TRUST": str(folder)}
+
+
+def tandem(*arguments: str, env: dict[str, str]) -> str:
+    """What a command that ends by itself has said on standard output."""
+    command = [sys.executable, "-m", "cluster.cli", *arguments]
+    done = subprocess.run(
+        command, env={**os.environ, **env}, capture_output=True, text=True, check=True, timeout=30
+    )
+    return done.stdout.strip()
+
+
+def test_two_workers_join_and_serve_one_model(tmp_path: Path) -> None:
+    """All over mutual TLS: registry, agents, engines. One of them is revoked in the end."""
     control = f"127.0.0.1:{free_port()}"
+    token = tandem("token", "create", "--reusable", env=trust(tmp_path / "server"))
     with ExitStack() as stack:
         arguments = ("--local-ranks", "0", "--nodes", "2", "--control", control)
-        server = stack.enter_context(Server(*arguments, env=TOKEN))
+        server = stack.enter_context(Server(*arguments, env=trust(tmp_path / "server")))
+        workers = []
         for host in ("127.0.0.2", "127.0.0.3"):
-            arguments = ("--join", control, "--host", host, "--port", "0")
-            stack.enter_context(Process("worker", *arguments, env=TOKEN))
+            arguments = ("--join", control, "--host", host, "--port", "0", "--token", token)
+            process = Process("worker", *arguments, env=trust(tmp_path / host))
+            workers.append(stack.enter_context(process))
         server.wait_ready()
         view = server.cluster()
         assert view["world"] == 2
@@ -38,6 +62,12 @@ def test_two_workers_join_and_serve_one_model() -> None:
         form = {"type": "json_schema", "json_schema": {"name": "size", "schema": SIZE}}
         answer = server.chat("How large is it?", response_format=form, temperature=1.0, seed=1)
         assert 10 <= json.loads(answer["choices"][0]["message"]["content"])["size"] <= 99
+        assert all(token not in process.output for process in (server, *workers))
+        (name,) = re.findall(r"enrolled as ([a-z0-9-]+)", workers[1].output)
+        tandem("node", "revoke", name, env=trust(tmp_path / "server"))
+        assert workers[1].popen.wait(20) == 1
+        assert f"{name} was revoked" in workers[1].output.splitlines()[-1]
+        assert f"{name} was revoked" in server.output
 
 
 def test_a_worker_that_is_called_serves_beside_a_local_rank() -> None:
@@ -51,25 +81,48 @@ def test_a_worker_that_is_called_serves_beside_a_local_rank() -> None:
         assert server.chat("hello", max_tokens=4)["usage"]["completion_tokens"] == 4
 
 
-def test_a_wrong_token_is_refused_in_one_line() -> None:
+def test_a_worker_that_has_joined_once_is_called_with_its_certificate(tmp_path: Path) -> None:
+    control, port = f"127.0.0.1:{free_port()}", free_port("127.0.0.2")
+    authority, draft = Authority.open(tmp_path / "server"), Draft()
+    token = authority.create_token(60)
+    issued = authority.enroll(str(token), draft.request, "worker")
+    identity = draft.finish(issued.certificate, issued.authority, control, token.id)
+    write_identity(tmp_path / "worker" / "node.json", identity)
+    listen = ("--host", "127.0.0.2", "--port", str(port))
+    with ExitStack() as stack:
+        worker = Process("worker", *listen, env=trust(tmp_path / "worker"))
+        called = stack.enter_context(worker)
+        wait_until(lambda: f"127.0.0.2:{port}" in called.output, 20, "the worker listens")
+        arguments = ("--nodes", f"127.0.0.2:{port}", "--control", control)
+        server = stack.enter_context(Server(*arguments, env=trust(tmp_path / "server")))
+        server.wait_ready()
+        view = server.cluster()
+        assert view["world"] == 2
+        assert issued.node in {node["node_id"] for node in view["nodes"]}
+
+
+def test_a_token_of_another_cluster_is_refused_in_one_line(tmp_path: Path) -> None:
     control = f"127.0.0.1:{free_port()}"
+    token = tandem("token", "create", env=trust(tmp_path / "other"))
+    serve = ("--local-ranks", "0", "--nodes", "1", "--control", control)
     with (
-        Server("--local-ranks", "0", "--nodes", "1", "--control", control, env=TOKEN),
+        Server(*serve, env=trust(tmp_path / "server")),
         Process(
-            "worker", "--join", control, "--port", "0", env={"TANDEM_JOIN_TOKEN": "another one"}
+            "worker", "--join", control, "--port", "0",
+            env={**trust(tmp_path / "worker"), "TANDEM_JOIN_TOKEN": token},
         ) as worker,
-    ):
+    ):  # fmt: skip
         wait_until(lambda: worker.popen.poll() is not None, 30, "refused")
         assert worker.popen.returncode == 1
         last = worker.output.strip().splitlines()[-1]
-        assert last.startswith("tandem: ") and "token" in last
+        assert last == "tandem: the token is one of another cluster than the server's"
         assert "Traceback" not in worker.output
-        assert "another one" not in worker.output and TOKEN["TANDEM_JOIN_TOKEN"] not in last
+        assert token not in worker.output
+    assert not (tmp_path / "worker" / "node.json").exists()
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0"])
-def test_beyond_loopback_a_token_is_needed(host: str) -> None:
-    no_token = {"TANDEM_JOIN_TOKEN": ""}
-    with Process("worker", "--host", host, "--port", "0", env=no_token) as worker:
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.77"])
+def test_beyond_loopback_a_certificate_is_needed(tmp_path: Path, host: str) -> None:
+    with Process("worker", "--host", host, "--port", "0", env=trust(tmp_path)) as worker:
         assert worker.popen.wait(30) == 1
-    assert "token" in worker.output and "Traceback" not in worker.output
+    assert worker.output.startswith("tandem: ") and "Traceback" not in worker.output

@@ -29,17 +29,20 @@ from cluster.core.errors import CannotShard, LaunchFailed, TandemError
 from cluster.core.ids import Epoch, Rank
 from cluster.node.agent import Agent
 from cluster.node.hardware import Hardware
+from cluster.trust.identity import IdentityFile
 from tests.conftest import wait_for
 
 pytestmark = pytest.mark.anyio
 
 FAKE_ENGINE = Path(__file__).parents[1] / "unit" / "node" / "fake_engine.py"
+NO_MODELS = Path("/nonexistent/models")
 COMMAND = (sys.executable, "-I", "-S", str(FAKE_ENGINE))
 
 
 def make_agent(
     *, command: tuple[str, ...] = COMMAND, grace: float = 30.0, silence: float = 30.0,
-    log: list[str] | None = None, kv_dir: str = "",
+    log: list[str] | None = None, kv_dir: str = "", models: Path = NO_MODELS,
+    cut_command: tuple[str, ...] = (), identity: IdentityFile | None = None,
 ) -> Agent:  # fmt: skip
     return Agent(
         "127.0.0.1",
@@ -51,6 +54,9 @@ def make_agent(
         silence=silence,
         say=(log if log is not None else []).append,
         kv_dir=kv_dir,
+        models=models,
+        cut_command=cut_command,
+        identity=identity,
     )
 
 

@@ -4,7 +4,7 @@ try disturbs those who are."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,19 @@ from typing import Any
 import grpc
 import pytest
 
-from cluster.coordinator.members import dial
+from cluster.coordinator.members import Member, Members
+from cluster.coordinator.trust import Trust
+from cluster.core.clock import SystemClock
 from cluster.core.cluster import Hello, Ready, ShardPlan
 from cluster.core.errors import (
     BadConfiguration,
+    ModelUnavailable,
     NodeUnreachable,
     NotAuthorized,
     TooManyRequests,
 )
 from cluster.core.ids import Epoch, Rank
+from cluster.core.manifest import Wanted
 from cluster.core.versions import versions
 from cluster.node.agent import Agent
 from cluster.node.enroll import keep_renewed, own_identity, renew
@@ -83,6 +87,29 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
 @pytest.fixture
 def node(cluster: Cluster, tmp_path: Path) -> IdentityFile:
     return cluster.joined(tmp_path / "studio")
+
+
+class Tasks:
+    """Owns the tasks of a Members; a TaskGroup would put what is raised into a group."""
+
+    def __init__(self) -> None:
+        self.made: list[asyncio.Task[None]] = []
+
+    def create_task(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        self.made.append(asyncio.create_task(work, name=name))
+        return self.made[-1]
+
+
+@asynccontextmanager
+async def dial(address: str, trust: Trust, ranks: int) -> AsyncIterator[Member]:
+    """The machine whose agent listens there, as a coordinator calls it."""
+    tasks = Tasks()
+    try:
+        yield await Members(SystemClock(), trust, tasks).call(address, ranks)  # type: ignore[arg-type]
+    finally:
+        for task in tasks.made:
+            task.cancel()
+        await asyncio.wait(tasks.made)
 
 
 @asynccontextmanager
@@ -378,6 +405,24 @@ class TestIntruders:
             and name in record.getMessage()
             for record in caplog.records
         )
+
+    async def test_another_node_may_ask_for_weights_only(
+        self, cluster: Cluster, node: IdentityFile, ports: dict[str, str], tmp_path: Path
+    ) -> None:
+        wanted = Wanted("demo", "0" * 64)
+        other = cluster.joined(tmp_path / "other")
+        async with NodeClient(ports["agent"], other) as client:
+            assert await client.has(wanted) is None
+            with pytest.raises(ModelUnavailable, match="this machine has no demo"):
+                await client.manifest(wanted, lambda _: None)
+            with pytest.raises(ModelUnavailable, match="this machine has no demo"):
+                await client.read_chunk(wanted, "config.json", 0, 1)
+            for call in (client.describe(), client.orphans(), client.stop(Epoch(1))):
+                with pytest.raises(NotAuthorized, match="only a coordinator may call this"):
+                    await call
+        async with NodeClient(ports["agent"], foreign(cluster, tmp_path / "f")) as client:
+            with pytest.raises((NotAuthorized, NodeUnreachable)):
+                await client.has(wanted)
 
     async def test_the_epochs_secret_is_asked_for_beside_the_certificate(
         self, cluster: Cluster, node: IdentityFile, ports: dict[str, str]

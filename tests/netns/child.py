@@ -4,6 +4,7 @@ Prints one line of JSON for each thing that has happened.
 
     agent               an agent without a model; its address
     probe ADDRESS...    has the links between those agents probed; the table and the ring's hosts
+                        (both need `Network.certify`)
     advertise           a coordinator that listens and says so; its port
     find                looks for a coordinator; its address
     browse              what comes and goes
@@ -15,10 +16,11 @@ import asyncio
 import json
 import sys
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
 
 from cluster.coordinator.edges import probe_pairs
-from cluster.coordinator.members import dial
-from cluster.core.cluster import Blas
+from cluster.core.cluster import Blas, NodeDescription
 from cluster.discovery import mdns
 from cluster.discovery.advert import Advert
 from cluster.discovery.find import find_coordinator
@@ -27,13 +29,25 @@ from cluster.node.hardware import read_hardware
 from cluster.node.incarnation import next_incarnation
 from cluster.node.links import read_addresses
 from cluster.placement.edges import choose_ring, ring_hosts
+from cluster.trust.identity import IdentityFile
+from cluster.wire.node_client import NodeClient
 from cluster.wire.node_server import NodeServer
-
-TOKEN = "a token of these tests"
 
 
 def say(value: object) -> None:
     print(json.dumps(value), flush=True)
+
+
+def identity(role: str) -> IdentityFile:
+    return IdentityFile(Path.home() / f"{role}.json")
+
+
+@dataclass
+class Member:
+    """An agent that was called."""
+
+    client: NodeClient
+    description: NodeDescription
 
 
 async def agent() -> None:
@@ -41,9 +55,9 @@ async def agent() -> None:
     host = next(a.ip for a in addresses if a.interface == "eth0" and ":" not in a.ip)
     agent = Agent(
         host, hardware=read_hardware(), addresses=addresses, blas=Blas("", "", True, ""),
-        incarnation=next_incarnation(),
+        incarnation=next_incarnation(), identity=identity("node"),
     )  # fmt: skip
-    server = await NodeServer.start(host, 0, TOKEN, agent)
+    server = await NodeServer.start(host, 0, identity("node"), agent)
     agent.address = server.address
     say(server.address)
     await asyncio.Event().wait()
@@ -51,7 +65,11 @@ async def agent() -> None:
 
 async def probe(*addresses: str) -> None:
     async with AsyncExitStack() as stack:
-        members = [await stack.enter_async_context(dial(a, TOKEN, ranks=1)) for a in addresses]
+        clients = [
+            await stack.enter_async_context(NodeClient(address, identity("coordinator")))
+            for address in addresses
+        ]
+        members = [Member(client, await client.describe()) for client in clients]
         table = await probe_pairs(members)
         ring = choose_ring([member.description.node_id for member in members], table)
     links = [

@@ -7,6 +7,7 @@
         child = one.start("-m", "tests.netns.child", "agent")
         assert json.loads(await child.line())  # the next line of its output
         two.unplug()                           # its Ethernet is down, until plug()
+    net.certify(tmp_path)                  # all are of one cluster
 
 Machine n has 10.77.0.<n+1>/24 on "eth0", and loopback of its own. Only children started with
 `start` are in it; the test is outside and reaches none of them, so what it wants to know they
@@ -28,6 +29,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from cluster.trust.authority import Authority
+from cluster.trust.identity import Draft, IdentityFile, write_identity
 
 ROOT = Path(__file__).parents[2]
 LINE_SECONDS = 20.0
@@ -121,6 +125,20 @@ class Network:
         one.running(names[0])
         other.running(names[1])
         return addresses
+
+    def certify(self, folder: Path) -> None:
+        """Give each machine ~/node.json, an identity of one cluster, and the first one
+        ~/coordinator.json; the authority is in `folder`."""
+        authority = Authority.open(folder / "authority")
+        authority.renew_own()
+        own = IdentityFile(authority.folder / "coordinator.json").current()
+        write_identity(self.machines[0].home / "coordinator.json", own)
+        for machine in self.machines:
+            draft = Draft()
+            token = str(authority.create_token(60))
+            issued = authority.enroll(token, draft.request, machine.home.name)
+            identity = draft.finish(issued.certificate, issued.authority, "10.77.0.1:1", "")
+            write_identity(machine.home / "node.json", identity)
 
 
 Make = Callable[[int], Network]

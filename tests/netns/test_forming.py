@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 
@@ -24,8 +25,9 @@ async def events(child: Child, count: int) -> list[str]:
     return [json.loads(await child.line()) for _ in range(count)]
 
 
-async def test_links_are_probed_as_they_are(network: Make) -> None:
+async def test_links_are_probed_as_they_are(network: Make, tmp_path: Path) -> None:
     net = network(3)
+    net.certify(tmp_path)
     one, two, three = net.machines
     near, far = net.cable(two, three)
     addresses = await agents(net.machines)

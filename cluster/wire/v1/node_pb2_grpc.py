@@ -80,6 +80,21 @@ class NodeStub:
                 request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.LeaseRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.Beat.FromString,
                 _registered_method=True)
+        self.Has = channel.unary_unary(
+                '/cluster.wire.v1.Node/Has',
+                request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.ModelRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.HasReply.FromString,
+                _registered_method=True)
+        self.Manifest = channel.unary_stream(
+                '/cluster.wire.v1.Node/Manifest',
+                request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.ModelRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.ManifestEvent.FromString,
+                _registered_method=True)
+        self.ReadChunk = channel.unary_stream(
+                '/cluster.wire.v1.Node/ReadChunk',
+                request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.ChunkRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.Piece.FromString,
+                _registered_method=True)
 
 
 class NodeServicer:
@@ -152,6 +167,31 @@ class NodeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Has(self, request, context):
+        """The three below are called by other agents, which fetch the weights of a model, and the
+        first one by coordinators too. None takes a path: a file is one of a manifest's names.
+
+        Whether this machine has a model. Reads a few blocks of it, not all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Manifest(self, request, context):
+        """What the model's files are made of. Hashes them first where they have changed, or cuts the
+        part that is asked for, and tells of that about once a second.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadChunk(self, request, context):
+        """The bytes of one chunk of a file, in order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -199,6 +239,21 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.Lease,
                     request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.LeaseRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.Beat.SerializeToString,
+            ),
+            'Has': grpc.unary_unary_rpc_method_handler(
+                    servicer.Has,
+                    request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.ModelRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.HasReply.SerializeToString,
+            ),
+            'Manifest': grpc.unary_stream_rpc_method_handler(
+                    servicer.Manifest,
+                    request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.ModelRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.ManifestEvent.SerializeToString,
+            ),
+            'ReadChunk': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadChunk,
+                    request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.ChunkRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.Piece.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -445,6 +500,87 @@ class Node:
             '/cluster.wire.v1.Node/Lease',
             cluster_dot_wire_dot_v1_dot_node__pb2.LeaseRequest.SerializeToString,
             cluster_dot_wire_dot_v1_dot_node__pb2.Beat.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Has(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cluster.wire.v1.Node/Has',
+            cluster_dot_wire_dot_v1_dot_node__pb2.ModelRequest.SerializeToString,
+            cluster_dot_wire_dot_v1_dot_node__pb2.HasReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Manifest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cluster.wire.v1.Node/Manifest',
+            cluster_dot_wire_dot_v1_dot_node__pb2.ModelRequest.SerializeToString,
+            cluster_dot_wire_dot_v1_dot_node__pb2.ManifestEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadChunk(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cluster.wire.v1.Node/ReadChunk',
+            cluster_dot_wire_dot_v1_dot_node__pb2.ChunkRequest.SerializeToString,
+            cluster_dot_wire_dot_v1_dot_node__pb2.Piece.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,6 +58,18 @@ class NodeStub:
     """Kills every engine of an epoch (SIGTERM, then SIGKILL) and returns when they are gone."""
     Lease: _grpc.UnaryStreamMultiCallable[_node_pb2.LeaseRequest, _node_pb2.Beat]
     """A sign of life every half second, for as long as the coordinator listens: the agent's lease."""
+    Has: _grpc.UnaryUnaryMultiCallable[_node_pb2.ModelRequest, _node_pb2.HasReply]
+    """The three below are called by other agents, which fetch the weights of a model, and the
+    first one by coordinators too. None takes a path: a file is one of a manifest's names.
+
+    Whether this machine has a model. Reads a few blocks of it, not all.
+    """
+    Manifest: _grpc.UnaryStreamMultiCallable[_node_pb2.ModelRequest, _node_pb2.ManifestEvent]
+    """What the model's files are made of. Hashes them first where they have changed, or cuts the
+    part that is asked for, and tells of that about once a second.
+    """
+    ReadChunk: _grpc.UnaryStreamMultiCallable[_node_pb2.ChunkRequest, _node_pb2.Piece]
+    """The bytes of one chunk of a file, in order."""
 
 @_typing.type_check_only
 class NodeAsyncStub(NodeStub):
@@ -89,6 +101,18 @@ class NodeAsyncStub(NodeStub):
     """Kills every engine of an epoch (SIGTERM, then SIGKILL) and returns when they are gone."""
     Lease: _aio.UnaryStreamMultiCallable[_node_pb2.LeaseRequest, _node_pb2.Beat]  # type: ignore[assignment]
     """A sign of life every half second, for as long as the coordinator listens: the agent's lease."""
+    Has: _aio.UnaryUnaryMultiCallable[_node_pb2.ModelRequest, _node_pb2.HasReply]  # type: ignore[assignment]
+    """The three below are called by other agents, which fetch the weights of a model, and the
+    first one by coordinators too. None takes a path: a file is one of a manifest's names.
+
+    Whether this machine has a model. Reads a few blocks of it, not all.
+    """
+    Manifest: _aio.UnaryStreamMultiCallable[_node_pb2.ModelRequest, _node_pb2.ManifestEvent]  # type: ignore[assignment]
+    """What the model's files are made of. Hashes them first where they have changed, or cuts the
+    part that is asked for, and tells of that about once a second.
+    """
+    ReadChunk: _aio.UnaryStreamMultiCallable[_node_pb2.ChunkRequest, _node_pb2.Piece]  # type: ignore[assignment]
+    """The bytes of one chunk of a file, in order."""
 
 class NodeServicer(metaclass=_abc_1.ABCMeta):
     """Served by the agent of each machine, for the coordinator. Beyond loopback over mutual TLS."""
@@ -171,6 +195,36 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_node_pb2.Beat], _abc.AsyncIterator[_node_pb2.Beat]]:
         """A sign of life every half second, for as long as the coordinator listens: the agent's lease."""
+
+    @_abc_1.abstractmethod
+    def Has(
+        self,
+        request: _node_pb2.ModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.HasReply, _abc.Awaitable[_node_pb2.HasReply]]:
+        """The three below are called by other agents, which fetch the weights of a model, and the
+        first one by coordinators too. None takes a path: a file is one of a manifest's names.
+
+        Whether this machine has a model. Reads a few blocks of it, not all.
+        """
+
+    @_abc_1.abstractmethod
+    def Manifest(
+        self,
+        request: _node_pb2.ModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_node_pb2.ManifestEvent], _abc.AsyncIterator[_node_pb2.ManifestEvent]]:
+        """What the model's files are made of. Hashes them first where they have changed, or cuts the
+        part that is asked for, and tells of that about once a second.
+        """
+
+    @_abc_1.abstractmethod
+    def ReadChunk(
+        self,
+        request: _node_pb2.ChunkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_node_pb2.Piece], _abc.AsyncIterator[_node_pb2.Piece]]:
+        """The bytes of one chunk of a file, in order."""
 
 def add_NodeServicer_to_server(servicer: NodeServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

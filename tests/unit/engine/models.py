@@ -81,7 +81,7 @@ def write_model(folder: Path, kind: str, seed: int = 1, **changes: Any) -> Path:
     Weights are drawn with numpy-free MLX numbers from `seed`, wide enough that greedy text
     does not fall into one repeated token at once.
     """
-    config = {"model_type": kind, **_COMMON, **CONFIGS[kind], **changes}
+    config = {"model_type": kind, **_COMMON, **CONFIGS.get(kind, {}), **changes}
     module = importlib.import_module(f"mlx_lm.models.{kind}")
     model = module.Model(module.ModelArgs.from_dict(config))
     key = mx.random.key(seed)

@@ -16,7 +16,7 @@ from cluster.core.sampling import Sampling
 from cluster.engine import executor
 from cluster.engine.draft import Drafter
 from tests.unit.engine.driver import GREEDY, Plan, Running, compare, reference, texts
-from tests.unit.engine.models import TRIMMABLE, write_model
+from tests.unit.engine.models import CONFIGS, TRIMMABLE, write_model
 
 WARM = Sampling(temperature=0.9, top_p=0.9, seed=11)
 
@@ -92,7 +92,18 @@ def batch(draft: int, prompts: list[list[int]], sampling: Sampling = GREEDY) -> 
 def test_greedy_text_is_the_same(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = write_model(tmp_path / kind, kind)
+    check_greedy(write_model(tmp_path / kind, kind), monkeypatch)
+
+
+def test_caches_of_two_parts_each_are_cut_only_in_a_single_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sparse = {"index_head_dim": 16, "index_n_heads": 2, "index_topk": 2048}
+    config = {**CONFIGS["deepseek_v3"], **sparse}
+    check_greedy(write_model(tmp_path / "v32", "deepseek_v32", **config), monkeypatch)
+
+
+def check_greedy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model(folder)[0]
     prompts = prompts_of(20, 33, 7)
     longer = [*prompts[0], *prompts[1][:9]]

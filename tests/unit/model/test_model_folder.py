@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -76,12 +77,32 @@ def test_a_hub_that_never_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        monkeypatch.setattr("cluster.model.folder._ANSWER_SECONDS", 0.2)
+        monkeypatch.setattr("cluster.model.hub._ANSWER_SECONDS", 0.2)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
         with pytest.raises(ModelUnavailable, match="nor reachable on the Hub: timed out"):
             resolve("nobody/nothing-here")
+
+
+def test_a_download_that_does_not_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Said before a byte of it is fetched; what the cache holds already is not counted."""
+    fetched: list[bool] = []
+
+    def snapshot_download(model: str, *, dry_run: bool = False, **_: object) -> object:
+        fetched.append(not dry_run)
+        sizes = [(7 << 30, True), (90 << 30, False), (None, True)]
+        return [SimpleNamespace(file_size=size, will_download=will) for size, will in sizes]
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr(
+        "huggingface_hub.HfApi.model_info", lambda *_, **__: SimpleNamespace(sha="a" * 40)
+    )
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "not" / "yet"))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=7 << 30))
+    with pytest.raises(ModelUnavailable, match=r"7 GiB of weights .* 7 GiB are free .* HF_HOME"):
+        resolve("nobody/nothing-here")
+    assert fetched == [False]
 
 
 @pytest.mark.parametrize(

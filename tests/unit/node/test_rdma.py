@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cluster.node.rdma import linux_devices, parse_devinfo
+from cluster.node.rdma import linux_devices, macos_devices
 
 DEVINFO = """hca_id:\trdma_en2
 \ttransport:\t\t\tInfiniBand (0)
@@ -26,13 +26,13 @@ hca_id:\tmlx5_0
 
 
 def test_only_active_ports_of_interfaces_count() -> None:
-    assert parse_devinfo(DEVINFO) == {"en2": "rdma_en2"}
+    assert macos_devices(DEVINFO) == {"en2": "rdma_en2"}
 
 
 def test_no_devices() -> None:
-    assert parse_devinfo("") == {}
-    assert parse_devinfo("No IB devices found\n") == {}
-    assert parse_devinfo("hca_id:\n") == {}
+    assert macos_devices("") == {}
+    assert macos_devices("No IB devices found\n") == {}
+    assert macos_devices("hca_id:\n") == {}
 
 
 def test_linux(tmp_path: Path) -> None:

@@ -21,13 +21,18 @@ from cluster.core.cluster import (
 from cluster.core.errors import ProtocolError
 from cluster.core.ids import Epoch, Rank
 from cluster.core.link import Door, Listening, ProbeOrder, ProbeResult
+from cluster.core.manifest import ModelFile, Wanted
 from cluster.wire.node_codec import (
     description_from_wire,
     description_to_wire,
     event_from_wire,
     event_to_wire,
+    file_from_wire,
+    file_to_wire,
     launch_from_wire,
     launch_to_wire,
+    wanted_from_wire,
+    wanted_to_wire,
 )
 from cluster.wire.probe_codec import (
     listening_from_wire,
@@ -54,6 +59,7 @@ SPEC = LaunchSpec(
     plan=ShardPlan(2, Rank(1), "tensor", "ring"), ring=("a:1", "b:2"), threads=4,
     kv_bits=8, kv_dir="/kv", draft_model="small", draft_digest="e",
     rdma=(("", "rdma_en2"), ("rdma_en3", "")),
+    sources=("c:3", "d:4"),
 )  # fmt: skip
 
 
@@ -105,3 +111,22 @@ def test_a_launch_that_contradicts_itself(world: int, rank: int, ring: int) -> N
     message.ring.extend(["a:1"] * ring)
     with pytest.raises(ProtocolError):
         launch_from_wire(message)
+
+
+@pytest.mark.parametrize("cut", [None, ShardPlan(3, Rank(0), "pipeline")])
+def test_what_an_agent_is_asked_for(cut: ShardPlan | None) -> None:
+    wanted = Wanted("demo", "0f" * 32, cut)
+    assert wanted_from_wire(wanted_to_wire(wanted)) == wanted
+
+
+@pytest.mark.parametrize(("digest", "kind"), [("../x", "tensor"), ("0f" * 32, "../x")])
+def test_what_no_agent_can_be_asked_for(digest: str, kind: str) -> None:
+    cut = node_pb2.ModelRequest(digest=digest)
+    cut.cut.world, cut.cut.kind = 2, kind
+    with pytest.raises(ProtocolError):
+        wanted_from_wire(cut)
+
+
+def test_a_line_of_a_manifest() -> None:
+    file = ModelFile("config.json", 1 << 40, (b"h" * 32, b"i" * 32))
+    assert file_from_wire(file_to_wire(file)) == file
