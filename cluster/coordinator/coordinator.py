@@ -41,6 +41,7 @@ from cluster.core.request import Finish, Order, Piece, Request
 from cluster.core.shelf import ShelfNews, ShelfOrder, Shelved
 from cluster.core.view import ClusterView, EpochView, Health, MemberView, ServedModel
 from cluster.scheduler.events import Drained, Event, Released, Sampled
+from cluster.scheduler.pace import Pace
 from cluster.scheduler.scheduler import Scheduler
 from cluster.scheduler.sequence import Sequence as Live
 from cluster.text.logprobs import token_logprob
@@ -102,6 +103,9 @@ class Coordinator:
         self._advanced = clock.now()
         """When the last step was answered, or the epoch began."""
         self._began = clock.now()
+        self._paces: dict[int, Pace] = {}
+        """What epochs have learned of the speed of so many ranks. Without it, one that is stuck
+        in its first step would be waited for much longer than in any other."""
         self._in_flight: list[Entry] = []
         """Requests that had a slot when the last epoch ended."""
         self._waiting_for = "starting"
@@ -241,6 +245,7 @@ class Coordinator:
             end_ids=self.tokenizer.end_ids,
             shelf=shelf,
             disk_bytes=disk_bytes,
+            pace=self._paces.get(self._world),
         )
         self._advanced = self._began = self.clock.now()
         if self._down is not None:
@@ -319,6 +324,10 @@ class Coordinator:
             ran = now - self._began
             self.history.append(EpochView(group.epoch, len(group.engines), ran, told))
         self._waiting_for = f"forming a new group: {error or 'the engines were stopped'}"
+        if self.scheduler is not None:
+            self._paces[self._world] = self.scheduler.pace
+            if isinstance(error, StepOverdue) and not self.scheduler.measured:
+                del self._paces[self._world]  # what it was late by may be no guide
         self.scheduler = None
         self._down = now
         self._in_flight = []
@@ -430,6 +439,11 @@ class Coordinator:
         """Every live request fails with `error`."""
         for request_id in list(self.journal):
             self._end(request_id, Finish.FAILED, error)
+
+    @property
+    def _world(self) -> int:
+        """Ranks of the epoch that runs."""
+        return len(self.group.engines) if self.group is not None else 1
 
     def _recovering(self, now: float) -> bool:
         """Between epochs, and not for longer than requests wait."""
