@@ -28,6 +28,7 @@ from cluster.core.errors import (
     LaunchFailed,
     NodeLost,
     NodeUnreachable,
+    NotAuthorized,
     NotFound,
     Regrouped,
     SetupError,
@@ -158,7 +159,8 @@ async def open_epoch(
     """Launch an engine for each place, by rank, or `adopt` those that run there; shake hands with
     each, and yield the group. `failed` is told on which machine an engine did not come up.
 
-    Leaving it ends every engine. Raises the SetupError of the first engine that does not come
+    Leaving it ends every engine; those that a newer coordinator has taken, which raises
+    NotAuthorized, are left to it. Raises the SetupError of the first engine that does not come
     up; once up, an EpochEnded when one exits or its machine is gone. Both may come wrapped in
     an ExceptionGroup.
     """
@@ -188,6 +190,8 @@ async def open_epoch(
         raise
     except BaseExceptionGroup as errors:
         broken = errors.subgroup(Regrouped) is None
+        if errors.subgroup(NotAuthorized) is not None:
+            group = ()  # a newer coordinator has taken the engines
         raise
     finally:
         members = dict.fromkeys(place.member for place in group)
@@ -315,9 +319,13 @@ async def _stop(member: Member, epoch: Epoch, *, now: bool) -> None:
 
 
 async def all_answer(members: Sequence[Member]) -> bool:
-    """True when the agents of all of `members` are there."""
+    """True when the agents of all of `members` are there, and were all the time: one that was
+    started again has lost its engines."""
     try:
-        await asyncio.gather(*(member.client.describe() for member in members))
+        found = await asyncio.gather(*(member.client.describe() for member in members))
     except NodeUnreachable:
         return False
-    return True
+    return all(
+        node.incarnation == member.description.incarnation
+        for node, member in zip(found, members, strict=True)
+    )

@@ -71,7 +71,8 @@ class Runner:
 
     async def run(self) -> None:
         """Run epoch after epoch until cancelled. Raises the SetupError that keeps the first one
-        from forming; later ones are tried again and again, and the log says why."""
+        from forming; later ones are tried again and again, and the log says why. Raises
+        NotAuthorized when a newer coordinator has taken the engines."""
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(self._watch_between(), name="watch between epochs")
             try:
@@ -83,6 +84,7 @@ class Runner:
         epochs = self._epochs
         while True:
             members: list[Member] = []
+            self._members.changed.clear()
             try:
                 await self._paths.probe(await self._members.answering())
                 nodes, fitting = epochs.next(self._coordinator.clock.now())
@@ -172,8 +174,7 @@ class Runner:
                 self._coordinator.look()
 
     async def _pause(self, seconds: float) -> None:
-        """Wait so long, or until a machine comes or goes."""
-        self._members.changed.clear()
+        """Wait so long, unless a machine has come or gone since the attempt began, or does."""
         try:
             async with asyncio.timeout(seconds):
                 await self._members.changed.wait()

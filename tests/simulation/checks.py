@@ -16,7 +16,7 @@ from cluster.core.errors import (
 from cluster.core.plan import Step, StepResult
 from cluster.core.request import Finish
 from cluster.membership.roster import DEAD_SECONDS
-from cluster.scheduler.pace import FIRST_CHUNK
+from cluster.scheduler.pace import FIRST_CHUNK, GROWTH
 from cluster.scheduler.scheduler import DEADLINE_FACTOR, DEADLINE_FLOOR, UNMEASURED_DEADLINE
 from cluster.scheduler.sequence import Sequence
 
@@ -41,6 +41,9 @@ INVARIANTS = {
 LATE = 1.0
 """Seconds within which something that is due is noticed."""
 TOLERANCE = 1e-9
+CHUNK = GROWTH + 0.5
+"""A chunk may take so many times its bound: where times vary, what is learned from the first
+few can be as wrong as a chunk may be larger than they were."""
 
 
 class Violated(AssertionError):
@@ -68,8 +71,8 @@ class Checks:
         """Secrets of epochs in which an engine has crashed by itself."""
         self._alone: dict[str, list[bool]] = {}
         """By request: the crashes it was blamed for, and whether it was computed alone then."""
-        self._slots: list[Sequence] = []
-        """Who had a slot when the last epoch ended."""
+        self._slots: dict[Formation, list[Sequence]] = {}
+        """Who had a slot when an epoch ended."""
         self.replays = 0
         self.epochs = 0
         self.steps = 0
@@ -170,7 +173,7 @@ class Checks:
         )
         for chunk in step.chunks:
             seconds = cost.prefill(chunk.start, len(chunk.tokens))
-            most = 2.5 * coordinator.pacing.chunk
+            most = CHUNK * coordinator.pacing.chunk
             fits = seconds <= most or len(chunk.tokens) <= FIRST_CHUNK
             require(5, fits, f"a chunk of {len(chunk.tokens)} takes {seconds:.2f} s")
         for sequence in own.owners.values():
@@ -190,7 +193,8 @@ class Checks:
     def apply(self, head: Head, formation: Formation, result: StepResult) -> None:
         """All ranks have answered a step, and they agree."""
         group = head.groups.of(formation._places[0].spec)
-        require(2, not group.drifted, f"the ranks' slots differ in step {result.seq}")
+        same = result.seq not in group.differing
+        require(2, same, f"the ranks' slots differ after step {result.seq}")
 
     def applied(self, head: Head) -> None:
         orphans = head.coordinator.channels.orphan_tokens
@@ -212,23 +216,21 @@ class Checks:
         silent = coordinator.silent_for()
         scheduler = coordinator.scheduler
         assert scheduler is not None
-        self._slots = list(scheduler._pool.live.values())
+        self._slots[formation] = list(scheduler._pool.live.values())
         gone = any(not head.groups.of(p.spec).engines[p.spec.plan.rank].alive
                    for p in formation._places)  # fmt: skip
         if type(error) is NodeLost and not gone and scheduler.steps_in_flight:
             require(7, silent > DEAD_SECONDS, f"steps advanced {silent:.1f} s ago: {error}")
 
-    def ended(self, head: Head, formation: Formation, error: TandemError) -> None:
-        """Its engines are gone."""
-
     def blamed(self, head: Head, formation: Formation, error: TandemError) -> None:
         """Those who had a slot are about to be blamed for it."""
         real = formation.secret in self._real
-        live = [q for q in self._slots if q.finish is None]
+        slots = self._slots.pop(formation, [])
+        live = [q for q in slots if q.finish is None]
         if live and formation.running:
             require(8, real, f"requests are blamed though no engine crashed: {error!r}")
         for sequence in live:
-            alone = len(self._slots) == 1
+            alone = len(slots) == 1
             self._alone.setdefault(sequence.request.id, []).append(alone)
 
     # Now and then
@@ -277,7 +279,8 @@ class Checks:
         formation = head.forming
         if formation is not None and formation.running:
             group = head.groups.of(formation._places[0].spec)
-            require(11, not group.slots.live, f"engines hold {len(group.slots.live)} slots")
+            held = group.live(head.incarnation)
+            require(11, not held, f"engines hold {held} slots")
             for line in formation.lines:
                 require(11, not line.results, "results that nobody wants")
                 require(11, not line.session.kept, "messages that are not acknowledged")

@@ -119,9 +119,11 @@ class Client:
         self._world.after(seconds, look)
 
     def _wake(self) -> None:
-        if self.generation is not None and self.live:
-            if self.wish.looks is None or self.generation.finish is not None:
-                self._read()
+        generation = self.generation
+        if generation is None or not self.live:
+            return
+        if self.wish.looks is None or generation.finish is not None:
+            self._read()
 
     def _read(self) -> None:
         """All that is there, and the end."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cluster.core.cluster import EngineFacts, Hello, LaunchSpec
 from cluster.core.config import Limits
 from cluster.core.engine_protocol import PENDING, Fence, StepWindow
-from cluster.core.errors import ProtocolError, TandemError
+from cluster.core.errors import NotAuthorized, ProtocolError, TandemError
 from cluster.core.plan import Step, StepResult
 from cluster.core.versions import Versions
 from cluster.wire.line import ACK_SECONDS
@@ -62,12 +62,12 @@ class Group:
         self.engines: dict[int, Engine] = {}
         """By rank, those that were started."""
         self._joined: dict[int, dict[int, tuple[Step, int]]] = {}
-        """By place in the order, and rank: the step, and how often its rank was reset before."""
-        self._resets = 0
+        """By place in the order, and rank: the step, and the incarnation that it comes from."""
+        self._plan = 0
         self.slots = self._empty()
         self._torn = False
-        self.drifted = False
-        """A rank's slots hold something else than those of the others."""
+        self.differing: set[int] = set()
+        """Steps of this plan after which a rank's slots held something else than the others'."""
 
     def _empty(self) -> ReferenceEngine:
         machine = self._machine
@@ -78,24 +78,28 @@ class Group:
             limits=machine.limits,
         )
 
-    def join(self, rank: int, place: int, step: Step, resets: int) -> None:
+    def live(self, plan: int) -> int:
+        """Slots that a coordinator's plan has taken."""
+        return len(self.slots.live) if plan == self._plan else 0
+
+    def join(self, rank: int, place: int, step: Step, plan: int) -> None:
         """A rank has come to the `place`th of all its steps, and waits there for the others."""
         joined = self._joined.setdefault(place, {})
-        for other, (theirs, times) in joined.items():
-            if theirs != step or times != resets:
+        for other, (theirs, of) in joined.items():
+            if theirs != step or of != plan:
                 raise Violated(
                     2,
-                    f"rank {rank} computes step {step.seq} of plan {resets} in place {place}, "
-                    f"rank {other} step {theirs.seq} of plan {times}",
+                    f"rank {rank} computes step {step.seq} of plan {plan} in place {place}, "
+                    f"rank {other} step {theirs.seq} of plan {of}",
                 )
-        joined[rank] = step, resets
+        joined[rank] = step, plan
         if self._torn:
             self._tear()
         elif len(joined) == self._spec.plan.world:
             del self._joined[place]
-            self._meet(step, resets)
+            self._meet(step, plan)
 
-    def _meet(self, step: Step, resets: int) -> None:
+    def _meet(self, step: Step, plan: int) -> None:
         """All are there. While a cable is pulled, they wait for it."""
         hosts = [engine.host for engine in self.engines.values()]
         network = self._machine.network
@@ -104,16 +108,14 @@ class Group:
             for one, other in zip(hosts, hosts[1:] + hosts[:1], strict=True)
             if one != other
         ):
-            self._world.after(0.1, lambda: self._meet(step, resets))
+            self._world.after(0.1, lambda: self._meet(step, plan))
         elif not self._torn:
-            self._compute(step, resets)
+            self._compute(step, plan)
 
-    def _compute(self, step: Step, resets: int) -> None:
-        if resets != self._resets:
-            self.slots, self._resets = self._empty(), resets
-            self.drifted = False
-            for engine in self.engines.values():
-                engine.drifted = False
+    def _compute(self, step: Step, plan: int) -> None:
+        if plan != self._plan:
+            self.slots, self._plan = self._empty(), plan
+            self.differing.clear()
         if any(POISON in chunk.tokens for chunk in step.chunks):
             self._machine.checks.crash(self._spec.secret)
             self.engines[0].exit(-11)
@@ -136,6 +138,7 @@ class Group:
             done = others if rank else result
             if engine.drifted:
                 done = replace(done, digest=done.digest ^ 1)
+                self.differing.add(step.seq)
             engine.after(seconds + 1e-4, lambda engine=engine, done=done: engine.done(done))
 
     def tear(self, *, quietly: bool) -> None:
@@ -172,14 +175,14 @@ class Engine(Process):
         self._window = StepWindow(spec.epoch)
         self._newest = 0
         """Incarnation of the newest coordinator that was here."""
-        self._inbox: deque[Step | None] = deque()
-        """None where a session begins."""
+        self._inbox: deque[Step | int] = deque()
+        """Where a session begins, the incarnation of its coordinator."""
         self._busy = False
         self._place = 0
-        self._begun = -1
-        """How often the plan has begun anew, in what was taken."""
-        self._resets = -1
-        """The same, in what was done."""
+        self._plans = 0
+        """How many coordinators it has listened to."""
+        self._plan = 0
+        """Incarnation of the one whose steps it executes."""
         self._stream: Stream | None = None
         self._acking = False
 
@@ -194,9 +197,7 @@ class Engine(Process):
         facts = EngineFacts(
             self._machine.trimmable, 0, 0, self._window.answered, taken=self._window.taken
         )
-        mine = Hello(
-            self.spec.epoch, 0, VERSIONS, self.spec.model_digest, self.spec.plan, facts
-        )
+        mine = Hello(self.spec.epoch, 0, VERSIONS, self.spec.model_digest, self.spec.plan, facts)
         before = self._fence.incarnation
         try:
             begins = self._fence.admit(mine, theirs)
@@ -209,20 +210,18 @@ class Engine(Process):
         self._newest = theirs.incarnation
         if self._stream is not None:
             if before != theirs.incarnation:
-                self._stream.send(1, ProtocolError(f"coordinator {before} was replaced"))
+                self._stream.send(1, NotAuthorized(f"coordinator {before} was replaced"))
             self._stream.close(1)
         if begins:
-            self._begun += 1
-            if self._begun:
+            if before:
                 self._window.reset()
-            self._inbox.append(None)
+            self._plans += 1
+            self._inbox.append(theirs.incarnation)
             self._work()
         self._stream = stream
         session = self._fence.session
         stream.hear[1] = lambda message: self._hear(stream, message)
-        stream.send(
-            1, replace(mine, incarnation=theirs.incarnation, received=session.received)
-        )
+        stream.send(1, replace(mine, incarnation=theirs.incarnation, received=session.received))
         self._flush()
 
     def _hear(self, stream: Stream, message: object) -> None:
@@ -233,7 +232,7 @@ class Engine(Process):
                 assert isinstance(message.body, Step)
                 self._window.take(message.body)
                 self._inbox.append(message.body)
-                if len(self._inbox) > PENDING + self._begun + 1:
+                if len(self._inbox) > PENDING + self._plans:
                     raise Violated(10, f"{self.name} has {len(self._inbox)} steps to do")
                 self._work()
         except TandemError as error:
@@ -267,12 +266,12 @@ class Engine(Process):
     def _work(self) -> None:
         while self._inbox and not self._busy:
             step = self._inbox.popleft()
-            if step is not None:
+            if isinstance(step, Step):
                 self._busy = True
                 self._place += 1
-                self._group.join(self.spec.plan.rank, self._place, step, self._resets)
+                self._group.join(self.spec.plan.rank, self._place, step, self._plan)
             else:
-                self._resets += 1
+                self._plan = step
 
     def done(self, result: StepResult) -> None:
         """The device has done a step."""
@@ -289,7 +288,7 @@ class Engine(Process):
 
     def drift(self) -> None:
         """Something has changed what its slots hold."""
-        self.drifted = self._group.drifted = True
+        self.drifted = True
 
     def fail(self, why: str) -> None:
         """A local exception: report, then exit."""
@@ -314,4 +313,3 @@ class Engine(Process):
         if self.alive:
             super().die(quietly=quietly)
             self._group.tear(quietly=quietly)
-

@@ -77,6 +77,8 @@ class Head(Listener):
         """The epoch that runs, or is about to."""
         self._waits = False
         """For the end of a pause, or a machine that comes."""
+        self._changed = False
+        """One has come since the last attempt began."""
         self._turn = 0
         for node in nodes:
             node.listeners.append(self)
@@ -114,7 +116,13 @@ class Head(Listener):
             now = self.roster.arrive(node.name, incarnation, self.world.now(), name=node.name)
         except NotAuthorized:
             return
-        if now is not known and self._waits:
+        if now is not known:
+            self.changed()
+
+    def changed(self) -> None:
+        """A machine has come or gone, or is to be free."""
+        self._changed = True
+        if self._waits:
             self.form()
 
     def describe(self, node: Node, answer: Any) -> None:
@@ -131,7 +139,7 @@ class Head(Listener):
 
     def form(self) -> None:
         """The next epoch."""
-        self._waits = False
+        self._waits = self._changed = False
         try:
             members, _ = self.epochs.next(self.world.now())
         except SetupError as error:
@@ -142,8 +150,13 @@ class Head(Listener):
 
     def ended(self, formation: Formation, error: EpochEnded | ProtocolError) -> None:
         """Its engines are gone, or can't be asked."""
-        self.machine.checks.ended(self, formation, error)
-        if not self.epochs.ended(error):
+        try:
+            suspicious = self.epochs.ended(error)
+        except NotAuthorized as replaced:
+            self.world.say(self.name, f"gives up: {replaced}")
+            self.die()
+            return
+        if not suspicious:
             self.pause()
             return
         waiting = {member.id: member for member in formation.members}
@@ -181,7 +194,7 @@ class Head(Listener):
             if self._waits and self._turn == turn:
                 self.form()
 
-        self.after(max(self.epochs.pause, 0.001), on)
+        self.after(0.001 if self._changed else max(self.epochs.pause, 0.001), on)
 
     # The epoch that runs
 
@@ -481,6 +494,9 @@ class Formation:
                 follow.stream.close(0)
                 follow.stream = None
         nodes = [head.nodes[member.id] for member in self.members]
+        if isinstance(error, NotAuthorized):
+            self._gone(error)  # they are another's now
+            return
         answers: list[str] = []
 
         def stopped(name: str) -> None:
@@ -499,7 +515,7 @@ class Formation:
             )
 
     def _stop(self, agent: Agent | None) -> bool:
-        return agent is not None and agent.stop_epoch(self.number)
+        return agent is not None and agent.stop_epoch(self.number, self.head)
 
     def _gone(self, error: TandemError) -> None:
         head = self.head

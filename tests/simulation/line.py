@@ -8,7 +8,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from cluster.core.cluster import Hello
-from cluster.core.errors import EpochEnded, NodeLost, NodeUnreachable, ProtocolError, TandemError
+from cluster.core.errors import (
+    EpochEnded,
+    NodeLost,
+    NodeUnreachable,
+    NotAuthorized,
+    ProtocolError,
+    TandemError,
+)
 from cluster.core.plan import Step, StepResult
 from cluster.core.session import Session
 from cluster.wire.engine_client import (
@@ -176,7 +183,8 @@ class Line:
             return
         self._silent = 0.0
         if isinstance(message, TandemError):
-            self._end(EpochEnded(str(message)) if self._begun else message)
+            known = not self._begun or isinstance(message, NotAuthorized)
+            self._end(message if known else EpochEnded(str(message)))
         elif isinstance(message, Hello):
             self._greet(message)
         else:

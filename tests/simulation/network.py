@@ -122,6 +122,7 @@ class Stream:
         """By side: who gets what comes."""
         self.broken: list[Do] = [_nothing, _nothing]
         """By side: who is told that it is broken; not who has closed it."""
+        self.caller = caller
         self._network = network
         self._sides = (caller, callee)
         self._on_its_way: tuple[deque[object], deque[object]] = (deque(), deque())

@@ -34,6 +34,8 @@ class Launch:
 
     spec: LaunchSpec
     engine: Engine
+    owner: Process | None = None
+    """Who has held it last."""
     holders: int = 0
     ready: bool = False
     patience: int = 0
@@ -100,6 +102,7 @@ class Agent(Process):
             stream.send(1, error)
             stream.close(1)
             return
+        launch.owner = stream.caller
         launch.holders += 1
         launch.patience += 1
         stream.broken[1] = lambda: self._let_go(launch)
@@ -164,10 +167,13 @@ class Agent(Process):
         if launch.engine.alive:
             launch.engine.exit(-9)
 
-    def stop_epoch(self, epoch: int) -> bool:
+    def stop_epoch(self, epoch: int, asker: Process) -> bool:
         """Kill every engine of an epoch."""
         for launch in list(self.launches.values()):
             if launch.spec.epoch == epoch:
+                if launch.owner is not asker:
+                    # Nothing tells its coordinator that this is no crash.
+                    self._machine.checks.crash(launch.spec.secret)
                 self.kill(launch)
         return True
 
