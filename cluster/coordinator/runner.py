@@ -123,7 +123,12 @@ class Runner:
                 Epoch(epochs.number), members, fitting.kind, self._recipe, self._paths
             )
         async with open_epoch(
-            group, self._recipe, self._progress, self._members.failed, adopt=adopt
+            group,
+            self._recipe,
+            self._progress,
+            self._members.failed,
+            coordinator.silent_for,
+            adopt=adopt,
         ) as formed:
             coordinator.tokenizer = await self._tokenizer
             coordinator.limits, coordinator.model = fitting.limits, fitting.model

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from cluster.core.channel import ChannelState
 from cluster.core.errors import (
     DeadlinePassed,
-    EpochEnded,
     NodeLost,
     NotReady,
     RequestCrashes,
@@ -73,6 +72,8 @@ class Checks:
         """By request: the crashes it was blamed for, and whether it was computed alone then."""
         self._slots: dict[Formation, list[Sequence]] = {}
         """Who had a slot when an epoch ended."""
+        self._down: dict[Head, float] = {}
+        """Since when it has had no engines, if it has none."""
         self.replays = 0
         self.epochs = 0
         self.steps = 0
@@ -133,7 +134,9 @@ class Checks:
         if isinstance(error, DeadlinePassed):
             require(8, waited >= shortest - TOLERANCE, f"{name} fails after {waited:.1f} s")
         else:
-            require(8, isinstance(error, NotReady), f"{name} is lost: {error!r}")
+            down = client.head.world.now() - self._down.get(client.head, 0.0)
+            known = isinstance(error, NotReady) and down >= limits.recovery_seconds - TOLERANCE
+            require(8, known, f"{name} is lost after {down:.1f} s without engines: {error!r}")
 
     # The plan
 
@@ -213,6 +216,7 @@ class Checks:
         if not formation.running:
             return
         coordinator = head.coordinator
+        self._down[head] = head.world.now()
         silent = coordinator.silent_for()
         scheduler = coordinator.scheduler
         assert scheduler is not None
@@ -284,6 +288,3 @@ class Checks:
             for line in formation.lines:
                 require(11, not line.results, "results that nobody wants")
                 require(11, not line.session.kept, "messages that are not acknowledged")
-
-
-__all__ = ["INVARIANTS", "Checks", "EpochEnded", "Violated", "require"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass
 
 from cluster.core.config import Limits
 from tests.simulation.checks import Checks, Violated, require
@@ -40,7 +41,8 @@ class Plan:
 class Cluster:
     """All of it."""
 
-    def __init__(self, seed: int, plan: Plan | None = None) -> None:
+    def __init__(self, seed: int, plan: Plan | None = None, *, only: Collection[str] = ()) -> None:
+        """`only` names the faults, where not all kinds are wanted."""
         self.world = World(seed)
         self.plan = plan or small(self.world)
         plan = self.plan
@@ -57,7 +59,7 @@ class Cluster:
         self.clients = [
             Client(self.world, self.checks, wish, lambda: self.head) for wish in plan.wishes
         ]
-        self.faults = Faults(self, plan.every)
+        self.faults = Faults(self, plan.every, only)
 
     @property
     def hosts(self) -> list[str]:
@@ -87,6 +89,7 @@ class Cluster:
                 head.die()
         if self.head is not None:
             self.head.go_on()
+            self.head.doomed = False
         self.start_head()
 
     def drain(self, name: str, *, draining: bool) -> None:
@@ -129,9 +132,9 @@ def small(world: World) -> Plan:
         kv_tokens=random.choice((400, 700, 4000)),
         kv_ahead=random.choice((8, 1024)),
         draft=random.choice((0, 0, 3)),
-        queue_seconds=random.choice((20.0, 600.0)),
-        recovery_seconds=random.choice((20.0, 120.0)),
-        request_seconds=random.choice((30.0, 7200.0)),
+        queue_seconds=random.choice((8.0, 600.0, 600.0)),
+        recovery_seconds=random.choice((10.0, 120.0, 120.0)),
+        request_seconds=random.choice((12.0, 7200.0, 7200.0)),
     )
     cost = Cost(token=random.choice((2e-4, 3e-3)), iteration=random.choice((4e-3, 0.03, 0.15)))
     count = random.randint(2, 7)
@@ -180,6 +183,3 @@ def run(seed: int) -> Cluster:
         error.add_note("\n".join(cluster.log[-30:]))
         raise
     return cluster
-
-
-__all__ = ["Cluster", "Plan", "replace", "run", "small"]

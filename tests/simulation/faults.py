@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from tests.simulation.engine import Engine
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class Faults:
     """Throws them at a cluster until `mend`."""
 
-    def __init__(self, cluster: Cluster, every: float) -> None:
-        """One about every so many seconds."""
+    def __init__(self, cluster: Cluster, every: float, only: Collection[str] = ()) -> None:
+        """One about every so many seconds; only some kinds, if they are named."""
         self._cluster = cluster
         self._world = cluster.world
         self._network = cluster.network
@@ -38,6 +38,8 @@ class Faults:
             "kill the head": (2, self._kill_head),
             "replace the head": (1, self._replace_head),
         }
+        if only:
+            self._kinds = {kind: self._kinds[kind] for kind in only}
         self._later()
 
     def mend(self) -> None:
@@ -205,7 +207,10 @@ class Faults:
         head = self._cluster.head
         if head is None or not head.alive:
             return ""
-        head.die()
+        if self._world.chance(0.5):
+            head.doomed = True
+        else:
+            head.die()
         return f"{head.name} for {self._for(0.2, 15.0, self._cluster.start_head):.1f} s"
 
     def _replace_head(self) -> str:

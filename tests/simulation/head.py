@@ -11,7 +11,7 @@ from cluster.coordinator.adopt import whole
 from cluster.coordinator.coordinator import Coordinator
 from cluster.coordinator.drive import WATCH_SECONDS
 from cluster.coordinator.epoch import REACH_SECONDS, RETRY_SECONDS, STOP_SECONDS, Place, Recipe
-from cluster.coordinator.ranks import agreed
+from cluster.coordinator.ranks import agreed, check_taken
 from cluster.core.cluster import Exited, Hello, LaunchSpec, Ready, ShardPlan
 from cluster.core.config import Pacing
 from cluster.core.errors import (
@@ -80,6 +80,8 @@ class Head(Listener):
         self._changed = False
         """One has come since the last attempt began."""
         self._turn = 0
+        self.doomed = False
+        """It dies the next time that it sends a step, before all ranks have it."""
         for node in nodes:
             node.listeners.append(self)
             self._attend(node)
@@ -415,7 +417,7 @@ class Formation:
         name = self._node(rank).name
         if not follow.ready:
             self._refused(rank, NodeUnreachable(f"{name} does not answer"))
-        elif head.world.now() - follow.heard > REACH_SECONDS:
+        elif min(head.world.now() - follow.heard, head.coordinator.silent_for()) > REACH_SECONDS:
             self.over(NodeLost(f"the engine of rank {rank} on {name} is gone"))
         else:
             spec = self._places[rank].spec
@@ -445,9 +447,10 @@ class Formation:
         if len(self._hellos) < len(self._places):
             self._connect()
             return
-        taken = {hello.facts.taken for hello in self._hellos if hello.facts is not None}
-        if len(taken) > 1:
-            self.over(EpochEnded("the coordinator before this one died between two ranks"))
+        try:
+            check_taken([hello.facts for hello in self._hellos])
+        except EpochEnded as error:
+            self.over(error)
             return
         head = self.head
         self.running = True
@@ -459,6 +462,9 @@ class Formation:
 
     def send(self, step: Step) -> None:
         for line in self.lines:
+            if self.head.doomed and self.head.world.chance(0.5):
+                self.head.die()
+                return
             line.send(step)
 
     def _result(self) -> None:

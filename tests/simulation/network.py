@@ -150,13 +150,19 @@ class Stream:
         """It breaks: some of what is under way still arrives."""
         if not self.open:
             return
-        random = self._network.world.random
-        for to, waiting in enumerate(self._on_its_way):
-            for _ in range(random.randrange(len(waiting) + 1)):
-                self._deliver(to, waiting.popleft())
+        for side in (0, 1):
+            self._lose(side)
         self._over()
         for side in (0, 1):
-            self._tell(side, random.random() * 0.3)
+            self._tell(side, self._network.world.random.random() * 0.3)
+
+    def _lose(self, to: int) -> None:
+        """Of what is under way, only the first few arrive."""
+        waiting = self._on_its_way[to]
+        if not self._network.reaches(*self._way(to)):
+            return
+        for _ in range(self._network.world.random.randrange(len(waiting) + 1)):
+            self._deliver(to, waiting.popleft())
 
     def _over(self) -> None:
         self.open = False
@@ -173,6 +179,8 @@ class Stream:
 
     def _died(self, side: int, *, quietly: bool) -> None:
         if self.open:
+            if not quietly:
+                self._lose(1 - side)
             self._over()
             delay = self._network.delay(*self._way(1 - side))
             self._tell(1 - side, KEEPALIVE if quietly else delay)

@@ -91,7 +91,7 @@ class Agent(Process):
     def _called(self, stream: Stream, message: object) -> None:
         try:
             if isinstance(message, LaunchSpec):
-                launch = self._launch(message)
+                launch = self._launch(message, stream.caller)
             else:
                 assert isinstance(message, Attach)
                 found = self.launches.get((message.epoch, message.rank))
@@ -108,9 +108,9 @@ class Agent(Process):
         stream.broken[1] = lambda: self._let_go(launch)
         self._tell(stream, launch)
 
-    def _launch(self, spec: LaunchSpec) -> Launch:
+    def _launch(self, spec: LaunchSpec, asker: Process) -> Launch:
         for launch in [each for each in self.launches.values() if not each.holders]:
-            self.kill(launch)
+            self._end(launch, asker)
         key = (int(spec.epoch), int(spec.plan.rank))
         if key in self.launches:
             raise LaunchFailed(f"rank {key[1]} of epoch {key[0]} already runs on {self.name}")
@@ -171,11 +171,15 @@ class Agent(Process):
         """Kill every engine of an epoch."""
         for launch in list(self.launches.values()):
             if launch.spec.epoch == epoch:
-                if launch.owner is not asker:
-                    # Nothing tells its coordinator that this is no crash.
-                    self._machine.checks.crash(launch.spec.secret)
-                self.kill(launch)
+                self._end(launch, asker)
         return True
+
+    def _end(self, launch: Launch, asker: Process) -> None:
+        """A coordinator has no use for it, which may be another one's."""
+        if launch.owner is not asker:
+            # Nothing tells that one that this is no crash.
+            self._machine.checks.crash(launch.spec.secret)
+        self.kill(launch)
 
     def orphans(self) -> list[LaunchSpec]:
         return [launch.spec for launch in self.launches.values() if not launch.holders]
