@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from cluster.core.config import Limits
@@ -41,11 +41,12 @@ class Plan:
 class Cluster:
     """All of it."""
 
-    def __init__(self, seed: int, plan: Plan | None = None, *, only: Collection[str] = ()) -> None:
+    def __init__(
+        self, seed: int, make: Callable[[World], Plan] | None = None, *, only: Collection[str] = ()
+    ) -> None:
         """`only` names the faults, where not all kinds are wanted."""
         self.world = World(seed)
-        self.plan = plan or small(self.world)
-        plan = self.plan
+        self.plan = plan = (make or small)(self.world)
         self.network = Network(self.world)
         self.checks = Checks(plan.cost)
         self.machine = Machine(self.network, self.checks, plan.limits, plan.cost, plan.trimmable)
@@ -145,6 +146,26 @@ def small(world: World) -> Plan:
         for i in range(2 * count if burst else count)
     )
     return Plan(nodes, wishes, limits, cost, trimmable, seconds, seconds / random.randint(2, 8))
+
+
+def large(world: World, nodes: int = 64, requests: int = 10_000) -> Plan:
+    """Many machines and requests."""
+    random = world.random
+    seconds = 60.0
+    limits = Limits(
+        sequences=96, queue=400, parked=16, kv_tokens=20_000, kv_ahead=16, draft=0,
+        queue_seconds=600.0,
+    )  # fmt: skip
+    cost = Cost(token=1e-4, iteration=0.03, row=1e-5)
+
+    def wish(number: int) -> Wish:
+        prompt = tuple(random.randrange(1, VOCABULARY) for _ in range(random.randint(2, 8)))
+        wanted = order(prompt, random.randint(1, 6), number, ignore_eos=True)
+        hangs_up = world.between(0.0, 2.0) if world.chance(0.05) else None
+        return Wish(f"r{number}", wanted, 3.0 + seconds * 0.9 * random.random(), hangs_up)
+
+    wishes = tuple(wish(number) for number in range(requests))
+    return Plan(nodes, wishes, limits, cost, True, seconds, 6.0)
 
 
 def _wish(world: World, number: int, seconds: float, *, poison: bool) -> Wish:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from cluster.core.cluster import EngineFacts, Hello, LaunchSpec
@@ -48,6 +48,17 @@ class Frame:
     body: Step | StepResult | None
 
 
+@dataclass
+class Meeting:
+    """Ranks that have come to the same place, and wait for the others."""
+
+    first: int
+    step: Step
+    plan: int
+    """Incarnation of the coordinator that it comes from."""
+    ranks: list[int] = field(default_factory=list)
+
+
 class Group:
     """The data plane of one epoch: what all ranks do together, or not at all.
 
@@ -61,8 +72,8 @@ class Group:
         self._spec = spec
         self.engines: dict[int, Engine] = {}
         """By rank, those that were started."""
-        self._joined: dict[int, dict[int, tuple[Step, int]]] = {}
-        """By place in the order, and rank: the step, and the incarnation that it comes from."""
+        self._joined: dict[int, Meeting] = {}
+        """By place in the order of all steps."""
         self._plan = 0
         self.slots = self._empty()
         self._torn = False
@@ -84,18 +95,19 @@ class Group:
 
     def join(self, rank: int, place: int, step: Step, plan: int) -> None:
         """A rank has come to the `place`th of all its steps, and waits there for the others."""
-        joined = self._joined.setdefault(place, {})
-        for other, (theirs, of) in joined.items():
-            if theirs != step or of != plan:
-                raise Violated(
-                    2,
-                    f"rank {rank} computes step {step.seq} of plan {plan} in place {place}, "
-                    f"rank {other} step {theirs.seq} of plan {of}",
-                )
-        joined[rank] = step, plan
+        meeting = self._joined.get(place)
+        if meeting is None:
+            meeting = self._joined[place] = Meeting(rank, step, plan)
+        elif meeting.plan != plan or (meeting.step is not step and meeting.step != step):
+            raise Violated(
+                2,
+                f"rank {rank} computes step {step.seq} of plan {plan} in place {place}, "
+                f"rank {meeting.first} step {meeting.step.seq} of plan {meeting.plan}",
+            )
+        meeting.ranks.append(rank)
         if self._torn:
             self._tear()
-        elif len(joined) == self._spec.plan.world:
+        elif len(meeting.ranks) == self._spec.plan.world:
             del self._joined[place]
             self._meet(step, plan)
 
@@ -148,7 +160,7 @@ class Group:
             self._world.after(RESET_SECONDS, self._tear)
 
     def _tear(self) -> None:
-        waiting = {rank for joined in self._joined.values() for rank in joined}
+        waiting = {rank for meeting in self._joined.values() for rank in meeting.ranks}
         for rank in sorted(waiting):
             engine = self.engines[rank]
             if not engine.failing:

@@ -21,7 +21,7 @@ class Faults:
         self._network = cluster.network
         self._every = every
         self._on = True
-        self._kinds: dict[str, tuple[int, Callable[[], str]]] = {
+        self.kinds: dict[str, tuple[int, Callable[[], str]]] = {
             "cut": (8, self._cut),
             "block": (4, self._block),
             "delay": (3, self._delay),
@@ -39,7 +39,7 @@ class Faults:
             "replace the head": (1, self._replace_head),
         }
         if only:
-            self._kinds = {kind: self._kinds[kind] for kind in only}
+            self.kinds = {kind: self.kinds[kind] for kind in only}
         self._later()
 
     def mend(self) -> None:
@@ -66,10 +66,10 @@ class Faults:
     def _throw(self) -> None:
         if not self._on:
             return
-        kinds = list(self._kinds)
-        weights = [self._kinds[kind][0] for kind in kinds]
+        kinds = list(self.kinds)
+        weights = [self.kinds[kind][0] for kind in kinds]
         (kind,) = self._world.random.choices(kinds, weights)
-        what = self._kinds[kind][1]()
+        what = self.kinds[kind][1]()
         if what:
             self._world.say("", f"{kind}: {what}")
         self._later()
