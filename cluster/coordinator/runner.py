@@ -75,7 +75,8 @@ class Runner:
 
     async def run(self) -> None:
         """Run epoch after epoch until cancelled. Raises the SetupError that keeps the first one
-        from forming; later ones are tried again and again, and the log says why."""
+        from forming; later ones are tried again and again, and the log says why. Raises
+        NotAuthorized when a newer coordinator has taken the engines."""
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(self._watch_between(), name="watch between epochs")
             try:
@@ -87,6 +88,7 @@ class Runner:
         epochs = self._epochs
         while True:
             members: list[Member] = []
+            self._members.changed.clear()
             try:
                 await self._paths.probe(await self._members.answering())
                 nodes, fitting = epochs.next(self._coordinator.clock.now())
@@ -162,7 +164,12 @@ class Runner:
                 Epoch(epochs.number), members, fitting.kind, self._recipe, self._paths, sources
             )
         async with open_epoch(
-            group, self._recipe, self._tell, self._members.failed, adopt=adopt
+            group,
+            self._recipe,
+            self._tell,
+            self._members.failed,
+            coordinator.silent_for,
+            adopt=adopt,
         ) as formed:
             coordinator.tokenizer = await self._tokenizer
             coordinator.limits, coordinator.model = fitting.limits, fitting.model
@@ -219,8 +226,7 @@ class Runner:
                 self._coordinator.look()
 
     async def _pause(self, seconds: float) -> None:
-        """Wait so long, or until a machine comes or goes."""
-        self._members.changed.clear()
+        """Wait so long, unless a machine has come or gone since the attempt began, or does."""
         try:
             async with asyncio.timeout(seconds):
                 await self._members.changed.wait()
