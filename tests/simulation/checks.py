@@ -40,9 +40,11 @@ INVARIANTS = {
 LATE = 1.0
 """Seconds within which something that is due is noticed."""
 TOLERANCE = 1e-9
-CHUNK = GROWTH + 0.5
-"""A chunk may take so many times its bound: where times vary, what is learned from the first
-few can be as wrong as a chunk may be larger than they were."""
+CHUNK, FIRST_CHUNKS = 2.5, 2 * GROWTH + 0.5
+"""A chunk may take so many times its bound; and more, as far as a chunk may grow, while little
+was measured: where times vary by a tenth, sizes and places of the first few tell little."""
+LEARNED = 8
+"""Chunks after which enough was measured."""
 
 
 class Violated(AssertionError):
@@ -176,7 +178,8 @@ class Checks:
         )
         for chunk in step.chunks:
             seconds = cost.prefill(chunk.start, len(chunk.tokens))
-            most = CHUNK * coordinator.pacing.chunk
+            learned = scheduler._prefill_pace._count >= LEARNED
+            most = (CHUNK if learned else FIRST_CHUNKS) * coordinator.pacing.chunk
             fits = seconds <= most or len(chunk.tokens) <= FIRST_CHUNK
             require(5, fits, f"a chunk of {len(chunk.tokens)} takes {seconds:.2f} s")
         for sequence in own.owners.values():
