@@ -178,7 +178,7 @@ class Checks:
         )
         for chunk in step.chunks:
             seconds = cost.prefill(chunk.start, len(chunk.tokens))
-            learned = scheduler._prefill_pace._count >= LEARNED
+            learned = scheduler.pace.prefill._count >= LEARNED
             most = (CHUNK if learned else FIRST_CHUNKS) * coordinator.pacing.chunk
             fits = seconds <= most or len(chunk.tokens) <= FIRST_CHUNK
             require(5, fits, f"a chunk of {len(chunk.tokens)} takes {seconds:.2f} s")
