@@ -25,6 +25,7 @@ from api.routes import stored_responses
 from api.routes.anthropic import count_tokens
 from api.routes.cancel import cancel
 from api.routes.docs import docs, openapi
+from api.routes.drain import drain
 from api.routes.generate import Generate
 from api.routes.health import cluster, health
 from api.routes.metrics import metrics
@@ -97,6 +98,7 @@ def _own(service: Service) -> list[BaseRoute]:
     return [
         Route("/health", health(coordinator), methods=["GET"]),
         Route("/cluster", cluster(coordinator), methods=["GET"]),
+        Route("/cluster/drain", drain(coordinator), methods=["POST"]),
         Route("/metrics", metrics(coordinator), methods=["GET"]),
         Route("/openapi.json", openapi, methods=["GET"]),
         Route("/docs", docs, methods=["GET"]),

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from api.errors import FAULTS
+from api.routes.drain import DrainRequest
 from api.routes.ollama import REFUSED
 from api.schema import answers
 from api.schema.anthropic import CountRequest, MessagesRequest
@@ -187,6 +188,10 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", "/metrics", "Server", "Counts and times, for Prometheus", also=(TEXT,)),
     Operation("GET", "/health", "Server", "Whether it makes progress", answers.HealthAnswer),
     Operation("GET", "/cluster", "Server", "Everything at this moment", answers.Cluster),
+    Operation(
+        "POST", "/cluster/drain", "Server", "Move work off a machine, so that it can be unplugged",
+        answers.Member, DrainRequest, errors=(400, 401, 404, 413), example={"node": "studio-2"},
+    ),
     Operation("GET", "/", "Server", "A greeting, by which Ollama's clients know it", also=(TEXT,)),
     Operation("GET", "/openapi.json", "Server", "This document", dict[str, Any]),
     Operation("GET", "/docs", "Server", "This document, for people", also=(HTML,)),

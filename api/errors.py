@@ -54,7 +54,16 @@ FAULTS: dict[type[errors.TandemError], Fault] = {
     errors.NotReady: Fault(503, _SERVER, "not_ready"),
     errors.ShuttingDown: Fault(503, _SERVER, "shutting_down"),
     errors.Busy: Fault(503, _SERVER, "busy"),
-    errors.EpochEnded: Fault(503, _SERVER, "epoch_ended", retry_after=1.0),
+    **dict.fromkeys(
+        (
+            errors.EpochEnded,
+            errors.EngineCrashed,
+            errors.NodeLost,
+            errors.StepOverdue,
+            errors.Regrouped,
+        ),
+        Fault(503, _SERVER, "epoch_ended", retry_after=1.0),
+    ),
     errors.RequestCrashes: Fault(500, _SERVER, "request_crashes"),
     errors.DeadlinePassed: Fault(504, _SERVER, "deadline_passed"),
     errors.Replaced: Fault(503, _SERVER, "replaced"),

@@ -9,7 +9,7 @@ from typing import Protocol, Self
 from cluster.core.config import Limits
 from cluster.core.ids import RequestId
 from cluster.core.request import Finish, Order, Piece, Progress, StepTiming, Timing, Usage
-from cluster.core.view import ClusterView, Health, ServedModel
+from cluster.core.view import ClusterView, Health, MemberView, ServedModel
 from cluster.text.tokenizer import Tokenizer
 
 
@@ -90,6 +90,11 @@ class Coordinator(Protocol):
     def health(self) -> Health: ...
 
     def view(self) -> ClusterView: ...
+
+    def drain(self, name: str, *, draining: bool) -> MemberView:
+        """A machine, by its id or host name, is to be free, or may be used again. Raises
+        NotFound, or NotReady when nothing could be served without it."""
+        ...
 
     def metrics(self) -> bytes:
         """Everything that is counted, in Prometheus's text format."""

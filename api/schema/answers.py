@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cluster.core.view import ClusterView
+from cluster.core.view import ClusterView, MemberView
 
 
 class _Answer(BaseModel):
@@ -392,4 +392,5 @@ class HealthAnswer(_Answer):
 
 
 Cluster = ClusterView
+Member = MemberView
 """GET /cluster answers it field by field."""

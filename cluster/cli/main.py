@@ -21,7 +21,7 @@ VERBS = {
     "serve": "Serve a model to OpenAI clients, on this machine or several.",
     "worker": "Lend this machine to a server that runs on another one.",
     "token": "Make, list and revoke the tokens that machines join a cluster with.",
-    "node": "List the machines of a cluster, and revoke one.",
+    "node": "List the machines of a cluster, revoke one, or free one to be unplugged.",
     "status": "Show nodes, ranks, memory, live requests and speed of a running server.",
     "plan": "Show on which machines a model fits, and how fast it is predicted to be.",
     "chat": "Talk to the served model in this terminal.",

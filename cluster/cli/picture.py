@@ -47,6 +47,17 @@ def _summary(view: ClusterView) -> RenderableType:
         f"{len(view.requests)} live, of which {queued} queued (at most {view.queue_limit}); "
         f"{counters.parked} prefixes kept",
     )
+    for member in view.members:
+        if member.draining:
+            free = "it is safe to unplug" if not member.ranks else "work is moved off it"
+            grid.add_row("draining", f"{member.hostname}: {free}")
+        elif member.presence != "alive" or not member.ranks:
+            used = f"{member.ranks} ranks" if member.ranks else "not used by this epoch"
+            grid.add_row("machine", f"{member.hostname}: {member.presence}, {used}")
+    if view.history:
+        last = view.history[-1]
+        what = f"epoch {last.number} ended after {duration(last.seconds)}: {last.reason}"
+        grid.add_row("before", what)
     grid.add_row("up", duration(view.uptime_seconds))
     if counters.orphan_tokens:
         warning = f"{counters.orphan_tokens} tokens had no channel: please report this"

@@ -160,6 +160,15 @@ def serve(
             max=3600,
         ),
     ] = 10.0,
+    recovery_wait: Annotated[
+        float,
+        typer.Option(
+            help="Seconds that requests wait for other engines when theirs are lost; then they get "
+            "503.",
+            min=0,
+            max=3600,
+        ),
+    ] = 120.0,
     key_file: KeyFile = None,
     require_key: Annotated[
         bool,
@@ -272,7 +281,7 @@ def serve(
         pacing=Pacing(prefill_share=prefill_share),
         kv_dir=keep_in,
         disk_bytes=disk_bytes,
-        limits=Limits(sequences=sequences, queue=queue),
+        limits=Limits(sequences=sequences, queue=queue, recovery_seconds=recovery_wait),
         access=access_policy(
             host,
             key_file=key_file,

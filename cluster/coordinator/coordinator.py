@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import structlog
 
@@ -38,8 +39,9 @@ from cluster.core.ids import Epoch, RequestId, new_request_id
 from cluster.core.plan import Step, StepResult
 from cluster.core.request import Finish, Order, Piece, Request
 from cluster.core.shelf import ShelfNews, ShelfOrder, Shelved
-from cluster.core.view import ClusterView, Health, ServedModel
+from cluster.core.view import ClusterView, EpochView, Health, MemberView, ServedModel
 from cluster.scheduler.events import Drained, Event, Released, Sampled
+from cluster.scheduler.pace import Pace
 from cluster.scheduler.scheduler import Scheduler
 from cluster.scheduler.sequence import Sequence as Live
 from cluster.text.logprobs import token_logprob
@@ -47,6 +49,21 @@ from cluster.text.stream import TextStream
 from cluster.text.tokenizer import Tokenizer
 
 log = structlog.get_logger()
+
+
+HISTORY = 32
+"""Epochs that are remembered."""
+
+
+class Crew(Protocol):
+    """The machines of the cluster, as the API asks for them."""
+
+    def view(self) -> tuple[MemberView, ...]: ...
+
+    def drain(self, name: str, *, draining: bool) -> MemberView:
+        """A machine, by its id or host name, is to be free, or may be used again. Raises
+        NotFound, or NotReady when nothing could be served without it."""
+        ...
 
 
 class Coordinator:
@@ -74,6 +91,10 @@ class Coordinator:
         """The plan of the epoch that runs; None between epochs."""
         self.group: Group | None = None
         """The engines of the epoch that runs."""
+        self.crew: Crew | None = None
+        """The machines; None until they are gathered."""
+        self.history: deque[EpochView] = deque(maxlen=HISTORY)
+        """Epochs that are over."""
         self.started = clock.now()
         self.planned = asyncio.Event()
         """Set when there may be something to plan."""
@@ -81,6 +102,10 @@ class Coordinator:
         """Since when no epoch runs; None while one does, and before the first."""
         self._advanced = clock.now()
         """When the last step was answered, or the epoch began."""
+        self._began = clock.now()
+        self._paces: dict[int, Pace] = {}
+        """What epochs have learned of the speed of so many ranks. Without it, one that is stuck
+        in its first step would be waited for much longer than in any other."""
         self._in_flight: list[Entry] = []
         """Requests that had a slot when the last epoch ended."""
         self._waiting_for = "starting"
@@ -186,6 +211,12 @@ class Coordinator:
         """A picture of everything, for people."""
         return picture(self)
 
+    def drain(self, name: str, *, draining: bool) -> MemberView:
+        """See Crew."""
+        if self.crew is None:
+            raise NotReady(f"not ready: {self._waiting_for}", retry_after=2)
+        return self.crew.drain(name, draining=draining)
+
     def metrics(self) -> bytes:
         """Everything that is counted, in Prometheus's text format."""
         return self._exposition.text()
@@ -214,8 +245,9 @@ class Coordinator:
             end_ids=self.tokenizer.end_ids,
             shelf=shelf,
             disk_bytes=disk_bytes,
+            pace=self._paces.get(self._world),
         )
-        self._advanced = self.clock.now()
+        self._advanced = self._began = self.clock.now()
         if self._down is not None:
             self.tally.recovered(self._advanced - self._down, len(self.journal))
             self._down = None
@@ -283,11 +315,21 @@ class Coordinator:
     def end(self, error: BaseException | None) -> None:
         """The epoch is over, because of `error`, or as somebody wishes. Live requests wait for
         the next one; those that are over for their clients have no slot to be let go of."""
+        now = self.clock.now()
         if error is not None:
             self.tally.epoch_ended(error)
+        group = self.group
+        if group is not None:
+            told = str(error or "stopped")
+            ran = now - self._began
+            self.history.append(EpochView(group.epoch, len(group.engines), ran, told))
         self._waiting_for = f"forming a new group: {error or 'the engines were stopped'}"
+        if self.scheduler is not None:
+            self._paces[self._world] = self.scheduler.pace
+            if isinstance(error, StepOverdue) and not self.scheduler.measured:
+                del self._paces[self._world]  # what it was late by may be no guide
         self.scheduler = None
-        self._down = self.clock.now()
+        self._down = now
         self._in_flight = []
         for request_id, entry in list(self.journal.items()):
             sequence = entry.sequence
@@ -397,6 +439,11 @@ class Coordinator:
         """Every live request fails with `error`."""
         for request_id in list(self.journal):
             self._end(request_id, Finish.FAILED, error)
+
+    @property
+    def _world(self) -> int:
+        """Ranks of the epoch that runs."""
+        return len(self.group.engines) if self.group is not None else 1
 
     def _recovering(self, now: float) -> bool:
         """Between epochs, and not for longer than requests wait."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from cluster.coordinator.members import Member
 from cluster.coordinator.paths import Paths
-from cluster.coordinator.ranks import Ranks
+from cluster.coordinator.ranks import Ranks, check_taken
 from cluster.core.cluster import (
     Alive,
     EngineEvent,
@@ -24,10 +24,10 @@ from cluster.core.cluster import (
 )
 from cluster.core.errors import (
     EngineCrashed,
-    EpochEnded,
     LaunchFailed,
     NodeLost,
     NodeUnreachable,
+    NotAuthorized,
     NotFound,
     Regrouped,
     SetupError,
@@ -163,13 +163,16 @@ async def open_epoch(
     recipe: Recipe,
     progress: Progress,
     failed: Callable[[Member], None],
+    silent: Callable[[], float],
     *,
     adopt: bool = False,
 ) -> AsyncIterator[Group]:
     """Launch an engine for each place, by rank, or `adopt` those that run there; shake hands with
-    each, and yield the group. `failed` is told on which machine an engine did not come up.
+    each, and yield the group. `failed` is told on which machine an engine did not come up;
+    `silent` tells the seconds since a step was answered.
 
-    Leaving it ends every engine. Raises the SetupError of the first engine that does not come
+    Leaving it ends every engine; those that a newer coordinator has taken, which raises
+    NotAuthorized, are left to it. Raises the SetupError of the first engine that does not come
     up; once up, an EpochEnded when one exits or its machine is gone. Both may come wrapped in
     an ExceptionGroup.
     """
@@ -182,7 +185,9 @@ async def open_epoch(
         async with asyncio.TaskGroup() as tasks:
             following = [
                 tasks.create_task(
-                    _follow(engine, spec, future, lambda: progress(engines), failed, adopt=adopt)
+                    _follow(
+                        engine, spec, future, lambda: progress(engines), failed, silent, adopt=adopt
+                    )
                 )
                 for engine, spec, future in zip(engines, specs, ready, strict=True)
             ]
@@ -199,6 +204,8 @@ async def open_epoch(
         raise
     except BaseExceptionGroup as errors:
         broken = errors.subgroup(Regrouped) is None
+        if errors.subgroup(NotAuthorized) is not None:
+            group = ()  # a newer coordinator has taken the engines
         raise
     finally:
         members = dict.fromkeys(place.member for place in group)
@@ -216,8 +223,7 @@ def _group(
     recipe: Recipe,
 ) -> Group:
     facts = [client.hello.facts for client in clients]
-    if len({fact.taken for fact in facts if fact}) > 1:
-        raise EpochEnded("the coordinator before this one died between two ranks")
+    check_taken(facts)
     for engine, fact in zip(engines, facts, strict=True):
         engine.weight_bytes = fact.weight_bytes if fact else 0
     trimmable = all(fact is not None and fact.trimmable for fact in facts)
@@ -242,6 +248,7 @@ async def _follow(
     ready: asyncio.Future[None],
     changed: Callable[[], None],
     failed: Callable[[Member], None],
+    silent: Callable[[], float],
     *,
     adopt: bool,
 ) -> None:
@@ -265,7 +272,9 @@ async def _follow(
                 if isinstance(error, NotFound):
                     raise LaunchFailed(str(error)) from error
                 raise
-            if isinstance(error, NotFound) or loop.time() - heard > REACH_SECONDS:
+            # While steps advance, no agent is missed (invariant 7).
+            unheard = min(loop.time() - heard, silent())
+            if isinstance(error, NotFound) or unheard > REACH_SECONDS:
                 host = engine.member.description.hostname
                 engine.exit = f"the engine of rank {engine.rank} on {host} is gone: {error}"
                 raise NodeLost(engine.exit) from error
@@ -326,9 +335,13 @@ async def _stop(member: Member, epoch: Epoch, *, now: bool) -> None:
 
 
 async def all_answer(members: Sequence[Member]) -> bool:
-    """True when the agents of all of `members` are there."""
+    """True when the agents of all of `members` are there, and were all the time: one that was
+    started again has lost its engines."""
     try:
-        await asyncio.gather(*(member.client.describe() for member in members))
+        found = await asyncio.gather(*(member.client.describe() for member in members))
     except NodeUnreachable:
         return False
-    return True
+    return all(
+        node.incarnation == member.description.incarnation
+        for node, member in zip(found, members, strict=True)
+    )

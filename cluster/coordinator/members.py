@@ -131,15 +131,9 @@ class Members:
         """An engine did not come up on it: others are preferred for a while."""
         self.roster.failed(member.id, self._clock.now())
 
-    def drain(self, name: str, *, draining: bool) -> Node | None:
-        """A machine by its id or host name is to be free, or to be used again; None when there
-        is none by that name."""
-        for node in self.roster:
-            if name in (node.id, self._members[node.id].description.hostname):
-                node.draining = draining
-                self.changed.set()
-                return node
-        return None
+    def named(self, name: str) -> Node | None:
+        """The machine of that id or host name, if it is here."""
+        return next((node for node in self.roster if name in (node.id, node.name)), None)
 
     async def _attend(
         self, address: str, ranks: int, first: asyncio.Future[Member] | None = None

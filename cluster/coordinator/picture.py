@@ -56,6 +56,8 @@ def picture(coordinator: Coordinator) -> ClusterView:
         queue_limit=coordinator.limits.queue,
         steps_sent=scheduler.last_seq if scheduler else 0,
         uptime_seconds=now - coordinator.started,
+        members=coordinator.crew.view() if coordinator.crew else (),
+        history=tuple(coordinator.history),
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from cluster.core.errors import DigestMismatch, StepRefused
+from cluster.core.cluster import EngineFacts
+from cluster.core.errors import DigestMismatch, EpochEnded, StepRefused
 from cluster.core.ids import Entry
 from cluster.core.plan import Step, StepResult
 from cluster.core.shelf import ShelfNews, ShelfOrder, Shelved, Verb
@@ -140,6 +141,13 @@ def agreed(results: Sequence[StepResult]) -> StepResult:
                 f"{first.digest:08x} on rank 0"
             )
     return first
+
+
+def check_taken(facts: Iterable[EngineFacts | None]) -> None:
+    """Raise EpochEnded when the ranks have not taken equally many steps: the coordinator that sent
+    the last one died between two of them, and their collectives can't meet any more."""
+    if len({each.taken for each in facts if each is not None}) > 1:
+        raise EpochEnded("the coordinator before this one died between two ranks")
 
 
 def together(news: Sequence[ShelfNews]) -> ShelfNews:

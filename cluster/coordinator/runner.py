@@ -20,9 +20,10 @@ from cluster.coordinator.members import Member, Members
 from cluster.coordinator.paths import Paths
 from cluster.coordinator.sources import find_sources
 from cluster.core.config import Limits
-from cluster.core.errors import EpochEnded, ProtocolError, SetupError
+from cluster.core.errors import EpochEnded, NotFound, NotReady, ProtocolError, SetupError
 from cluster.core.ids import Epoch
-from cluster.core.view import ServedModel
+from cluster.core.view import MemberView, ServedModel
+from cluster.membership.choice import choose
 from cluster.membership.epochs import Epochs
 from cluster.membership.roster import Node
 from cluster.text.tokenizer import Tokenizer
@@ -68,12 +69,14 @@ class Runner:
         self._epochs = Epochs(members.roster, self._fitting)
         self._recipe = recipe
         self._progress = progress
+        coordinator.crew = self
         self.started = asyncio.Event()
         """Set when the first epoch runs."""
 
     async def run(self) -> None:
         """Run epoch after epoch until cancelled. Raises the SetupError that keeps the first one
-        from forming; later ones are tried again and again, and the log says why."""
+        from forming; later ones are tried again and again, and the log says why. Raises
+        NotAuthorized when a newer coordinator has taken the engines."""
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(self._watch_between(), name="watch between epochs")
             try:
@@ -85,6 +88,7 @@ class Runner:
         epochs = self._epochs
         while True:
             members: list[Member] = []
+            self._members.changed.clear()
             try:
                 await self._paths.probe(await self._members.answering())
                 nodes, fitting = epochs.next(self._coordinator.clock.now())
@@ -104,6 +108,39 @@ class Runner:
                 epochs.failed(failure)
                 self._ended(failure)
             await self._pause(epochs.pause)
+
+    # For the API: implements Crew
+
+    def view(self) -> tuple[MemberView, ...]:
+        """See Crew."""
+        return tuple(map(self._member_view, self._members.roster))
+
+    def drain(self, name: str, *, draining: bool) -> MemberView:
+        """See Crew."""
+        node = self._members.named(name)
+        if node is None:
+            here = ", ".join(each.name for each in self._members.roster)
+            raise NotFound(f"no machine {name[:100]!r} is here: there are {here}", param="node")
+        usable = self._members.roster.usable(self._coordinator.clock.now())
+        if draining:
+            try:
+                choose([each for each in usable if each is not node], self._fitting)
+            except SetupError as error:
+                raise NotReady(
+                    f"without {node.name} nothing could be served ({error}): add a machine first",
+                    retry_after=30,
+                ) from error
+        node.draining = draining
+        self._members.changed.set()
+        return self._member_view(node)
+
+    def _member_view(self, node: Node) -> MemberView:
+        group = self._coordinator.group
+        ranks = sum(engine.member.id == node.id for engine in group.engines) if group else 0
+        presence = node.presence(self._coordinator.clock.now())
+        return MemberView(node.id, node.name, presence, node.draining, ranks)
+
+    # Forming
 
     def _fitting(self, group: Sequence[Node]) -> Fitting:
         members = self._members.of(group)
@@ -127,7 +164,12 @@ class Runner:
                 Epoch(epochs.number), members, fitting.kind, self._recipe, self._paths, sources
             )
         async with open_epoch(
-            group, self._recipe, self._tell, self._members.failed, adopt=adopt
+            group,
+            self._recipe,
+            self._tell,
+            self._members.failed,
+            coordinator.silent_for,
+            adopt=adopt,
         ) as formed:
             coordinator.tokenizer = await self._tokenizer
             coordinator.limits, coordinator.model = fitting.limits, fitting.model
@@ -184,8 +226,7 @@ class Runner:
                 self._coordinator.look()
 
     async def _pause(self, seconds: float) -> None:
-        """Wait so long, or until a machine comes or goes."""
-        self._members.changed.clear()
+        """Wait so long, unless a machine has come or gone since the attempt began, or does."""
         try:
             async with asyncio.timeout(seconds):
                 await self._members.changed.wait()

@@ -44,6 +44,32 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberView:
+    """A machine of the cluster, whether the epoch uses it or not."""
+
+    node_id: str
+    hostname: str
+    presence: str
+    """"alive", "suspect" or "dead": what its silence means."""
+    draining: bool
+    """A person wants it to be free."""
+    ranks: int
+    """Engines of the epoch that run on it; with none it may be unplugged."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochView:
+    """An epoch that is over."""
+
+    number: int
+    world: int
+    seconds: float
+    """How long it ran."""
+    reason: str
+    """What ended it."""
+
+
+@dataclass(frozen=True, slots=True)
 class RankView:
     """One engine."""
 
@@ -109,3 +135,6 @@ class ClusterView:
     queue_limit: int
     steps_sent: int
     uptime_seconds: float
+    members: tuple[MemberView, ...] = ()
+    history: tuple[EpochView, ...] = ()
+    """The latest epochs that are over, the oldest first."""

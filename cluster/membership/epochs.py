@@ -15,6 +15,7 @@ from cluster.core.errors import (
     EpochEnded,
     LaunchFailed,
     NodeLost,
+    NotAuthorized,
     ProtocolError,
     Regrouped,
     SetupError,
@@ -91,7 +92,13 @@ class Epochs(Generic[Fitting]):
     def ended(self, error: EpochEnded | ProtocolError) -> bool:
         """An epoch that ran is over. True when that may have been the doing of a request: an
         engine failed by itself. Not if one of the machines is gone: then the engines of its
-        neighbours fail too, so they have to be asked."""
+        neighbours fail too, so they have to be asked.
+
+        Raises NotAuthorized as it is: a newer coordinator has the engines, and must not have to
+        fight for them.
+        """
+        if isinstance(error, NotAuthorized):
+            raise error from None
         self._failures = 0
         return type(error) is EpochEnded or isinstance(error, EngineCrashed | ProtocolError)
 

@@ -22,6 +22,7 @@ from cluster.core.cluster import (
     LaunchSpec,
     Loading,
     NodeDescription,
+    Ready,
 )
 from cluster.core.errors import LaunchFailed, NotFound, TandemError
 from cluster.core.ids import Epoch, Rank
@@ -49,6 +50,9 @@ MOST_LISTENING = 4
 
 SILENCE_SECONDS = 120.0
 """An engine that loads says something at least this often."""
+LEAST_SILENCE, SILENCE_FACTOR = 15.0, 5.0
+"""One that was loaded here before is given as many times its longest silence then, but at least
+so many seconds: in a recovery, requests wait for it."""
 
 
 @dataclass(eq=False, slots=True)
@@ -111,6 +115,8 @@ class Agent:
         self._command = tuple(command)
         self._orphan_grace = orphan_grace
         self._silence = silence
+        self._usual: dict[str, float] = {}
+        """Longest silence, in seconds, in which an engine came up last; of one model."""
         self._say = say
         self._kv_dir = kv_dir
         self._incarnation = incarnation
@@ -197,8 +203,10 @@ class Agent:
                     engine = await self._begin(launch)
                 finally:
                     launch.begun.set()
-                async with aclosing(narrate(engine, self._silence)) as events:
+                async with aclosing(narrate(engine, self._patience(spec))) as events:
                     async for event in events:
+                        if isinstance(event, Ready):
+                            self._usual = {spec.model: engine.silent}
                         yield event
             except TandemError:
                 await self._end([launch])
@@ -244,6 +252,13 @@ class Agent:
     def read_chunk(self, wanted: Wanted, file: str, index: int) -> AsyncGenerator[bytes, None]:
         """See NodeHandler."""
         return self._library.read_chunk(wanted, file, index)
+
+    def _patience(self, spec: LaunchSpec) -> float:
+        """Seconds for which an engine may be silent while it loads."""
+        usual = self._usual.get(spec.model)
+        if usual is None:
+            return self._silence
+        return min(self._silence, max(LEAST_SILENCE, round(SILENCE_FACTOR * usual)))
 
     def _admit(self, spec: LaunchSpec) -> _Launch:
         """A place for the engine of `spec`; raises LaunchFailed when there is none."""

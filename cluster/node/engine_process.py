@@ -56,6 +56,8 @@ class EngineProcess:
         """Set once the process is reaped and all it said has been read."""
         self.heard = time.monotonic()
         """When it last said something that makes sense."""
+        self.silent = 0.0
+        """Longest time between two such, in seconds."""
         self._process = process
         self._say = say
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
@@ -172,7 +174,9 @@ class EngineProcess:
             case None:
                 self._log(line)
                 return
-        self.heard = time.monotonic()
+        now = time.monotonic()
+        self.silent = max(self.silent, now - self.heard)
+        self.heard = now
         self._news.set()
 
     def _log(self, line: str) -> None:

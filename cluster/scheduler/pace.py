@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from operator import mul
 
@@ -208,6 +209,14 @@ class DecodePace:
         """The most iterations predicted to take at most `budget` seconds, but at least 1."""
         each = self.seconds(rows)
         return max(1, int(budget / each)) if each > 0 else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast one set of ranks is. It may be handed on to the next epoch of as many ranks."""
+
+    prefill: PrefillPace = field(default_factory=PrefillPace)
+    decode: DecodePace = field(default_factory=DecodePace)
 
 
 class PrefillShare:

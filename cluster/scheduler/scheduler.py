@@ -20,7 +20,7 @@ from cluster.scheduler.admission import Admission
 from cluster.scheduler.events import Drained, Event, Released, Sampled
 from cluster.scheduler.flight import Answer, Flight, iterations_done, read
 from cluster.scheduler.marks import snapshot_points
-from cluster.scheduler.pace import DecodePace, PrefillPace, PrefillShare
+from cluster.scheduler.pace import Pace, PrefillShare
 from cluster.scheduler.rows import in_order
 from cluster.scheduler.sequence import Sequence
 from cluster.scheduler.shelf import Shelf
@@ -47,9 +47,11 @@ class Scheduler:
         end_ids: Collection[int] = (),
         shelf: Iterable[Shelved] = (),
         disk_bytes: int = 0,
+        pace: Pace | None = None,
     ) -> None:
         """`end_ids` are the ids that end messages in prompts, whatever a request does with them;
-        `shelf` is what every rank has on disk, where it may have `disk_bytes` (0: no disk)."""
+        `shelf` is what every rank has on disk, where it may have `disk_bytes` (0: no disk).
+        `pace` is what an earlier epoch of as many ranks has learned, if there was one."""
         self._epoch = epoch
         self._limits = limits
         self._pacing = pacing
@@ -57,8 +59,9 @@ class Scheduler:
         self._end_ids = frozenset(end_ids)
         self._pool = SlotPool(limits, trimmable=trimmable)
         self._shelf = Shelf(shelf, disk_bytes, trimmable=trimmable)
-        self._prefill_pace = PrefillPace()
-        self._decode_pace = DecodePace()
+        self.pace = pace or Pace()
+        self.measured = False
+        """True once a step of this epoch has told how long work takes."""
         self._share = PrefillShare(pacing.prefill_share)
         self._requests: dict[RequestId, Sequence] = {}
         self._admission = Admission(self._pool, self._shelf)
@@ -284,7 +287,7 @@ class Scheduler:
             return [], 0, 0.0
         for sequence in rows:
             sequence.planned_tokens += iterations * (1 + sequence.draft)
-        seconds = iterations * self._decode_pace.seconds(len(rows))
+        seconds = iterations * self.pace.decode.seconds(len(rows))
         self._share.decoded(seconds)
         self._rows = in_order(self._rows, rows)
         return [q.slot for q in self._rows if q.slot is not None], iterations, seconds
@@ -292,7 +295,7 @@ class Scheduler:
     def _fitting(self, rows: int) -> int:
         """Iterations of one step, such that those in flight together keep their bound and steps
         are about even: 3 that fit are 2 and 1, not 1 and 1."""
-        within = self._decode_pace.iterations_within
+        within = self.pace.decode.iterations_within
         bound = self._pacing.decode_in_flight
         even = -(-within(rows, bound) // self._pacing.steps_in_flight)
         return min(even, within(rows, bound - sum(flight.decode for flight in self._flights)))
@@ -331,10 +334,10 @@ class Scheduler:
         for sequence in self._turns.order():
             start = sequence.planned_prefill
             left = len(sequence.feed) - start
-            fit = self._prefill_pace.tokens_within(start, budget - planned)
+            fit = self.pace.prefill.tokens_within(start, budget - planned)
             fit = min(fit, self._limits.chunk_at(start))
             tokens = min(fit, sequence.next_mark - start)
-            seconds = self._prefill_pace.seconds(start, tokens)
+            seconds = self.pace.prefill.seconds(start, tokens)
             # A chunk may exceed its budget (pace.py), but not as an addition to another.
             if chunks and (tokens < left or planned + seconds > budget):
                 break
@@ -377,9 +380,10 @@ class Scheduler:
 
     def _observe(self, step: Step, result: StepResult) -> None:
         done = iterations_done(step, result)
-        self._decode_pace.observe(len(step.decode), done, result.decode_seconds)
+        self.measured = self.measured or done > 0 or bool(step.chunks)
+        self.pace.decode.observe(len(step.decode), done, result.decode_seconds)
         for chunk, seconds in zip(step.chunks, result.chunk_seconds, strict=True):
-            self._prefill_pace.observe(chunk.start, len(chunk.tokens), seconds)
+            self.pace.prefill.observe(chunk.start, len(chunk.tokens), seconds)
 
     def _learn(self, answer: Answer) -> list[Event]:
         """Ids were sampled for a sequence: deliver what belongs to its answer."""

@@ -10,7 +10,14 @@ from dataclasses import replace
 import grpc
 
 from cluster.core.cluster import Hello
-from cluster.core.errors import EpochEnded, NodeUnreachable, ProtocolError, TandemError
+from cluster.core.errors import (
+    EpochEnded,
+    NodeLost,
+    NodeUnreachable,
+    NotAuthorized,
+    ProtocolError,
+    TandemError,
+)
 from cluster.core.plan import Step, StepResult
 from cluster.core.session import Session
 from cluster.core.shelf import ShelfNews, ShelfOrder, Shelved
@@ -73,8 +80,8 @@ class EngineClient:
         """The session got further since then."""
         self._heard = False
         """Something came since this was last looked at."""
-        self._ended: EpochEnded | None = None
-        self._results: asyncio.Queue[StepResult | EpochEnded] = asyncio.Queue()
+        self._ended: EpochEnded | NotAuthorized | None = None
+        self._results: asyncio.Queue[StepResult | EpochEnded | NotAuthorized] = asyncio.Queue()
         """As many as steps are in flight; at the end, and then for good, why there are no more."""
         self.hello = hello
         """What the engine said of itself when it was connected."""
@@ -84,7 +91,8 @@ class EngineClient:
         """Called with each news of the shelf as it is read; must neither raise nor block."""
 
     async def send(self, step: Step) -> None:
-        """Send a step. Raises EpochEnded when the engine failed or is gone."""
+        """Send a step. Raises EpochEnded when the engine failed or is gone, NotAuthorized when
+        it listens to a newer coordinator."""
         await self.send_encoded(encode(step))
 
     async def order(self, order: ShelfOrder) -> None:
@@ -98,18 +106,18 @@ class EngineClient:
             self._room.clear()
             await self._room.wait()
         if self._ended is not None:
-            raise EpochEnded(str(self._ended))
+            raise type(self._ended)(str(self._ended))
         self._session.put(message)
         if self._line is not None:
             await self._flush(self._line)
 
     async def next_result(self) -> StepResult:
-        """The next result. Raises EpochEnded when the engine failed or is gone."""
+        """The next result. Raises what `send` does."""
         result = await self._results.get()
         if isinstance(result, StepResult):
             return result
         self._results.put_nowait(result)
-        raise EpochEnded(str(result))
+        raise type(result)(str(result))
 
     async def open(self) -> None:
         """Begin the session. Raises VersionMismatch with every difference by name,
@@ -127,14 +135,16 @@ class EngineClient:
         """Read until the engine fails or is gone: results for `next_result`, news for `on_news`.
         News come at any time, so it can't be left to somebody who waits for a result. Opens the
         stream again when it breaks."""
-        ended = EpochEnded(f"nobody reads the stream of {self._peer} any more")
+        ended: EpochEnded | NotAuthorized = EpochEnded(
+            f"nobody reads the stream of {self._peer} any more"
+        )
         try:
             while True:
                 try:
                     await self._read_stream(self._stream)
                 except _BrokenError as error:
                     await self._resume(str(error))
-        except EpochEnded as error:
+        except (EpochEnded, NotAuthorized) as error:
             ended = error
         except TandemError as error:  # the engine said that it would not go on
             ended = EpochEnded(str(error))
@@ -224,8 +234,8 @@ class EngineClient:
     # The next stream
 
     async def _resume(self, reason: str) -> None:
-        """Open the stream again. Raises EpochEnded when that fails for too long, or what the
-        engine refused it with."""
+        """Open the stream again. Raises EpochEnded when the engine is gone, NodeLost when that
+        can't be told for too long, or what the engine refused it with."""
         now = asyncio.get_running_loop().time
         if self._further or not self._session.kept:
             self._broken_since = now()
@@ -242,9 +252,12 @@ class EngineClient:
                 refusals += 1
             except (NodeUnreachable, OSError):  # what TimeoutError is, too
                 refusals = 0
-        gone = f"refused {refusals} connections" if refusals else "did not answer"
-        took = now() - self._broken_since
-        raise EpochEnded(f"{reason}, and {gone} in the {took:.1f} s after that")
+        took = f"in the {now() - self._broken_since:.1f} s after that"
+        if refusals:
+            raise EpochEnded(f"{reason}, and refused {refusals} connections {took}")
+        if not attempts:  # it opens every time, and breaks again
+            raise EpochEnded(f"{reason}, again and again")
+        raise NodeLost(f"{reason}, and did not answer {took}")
 
     async def _probe(self) -> None:
         """Connect, and no more: gRPC does not tell a port that refuses from a lost network."""

@@ -106,10 +106,12 @@ class Process:
 
 
 class Server(Process):
-    """A `tandem serve` on a free port."""
+    """A `tandem serve`, on a free port unless told otherwise."""
 
-    def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
-        self.port = free_port()
+    def __init__(
+        self, *arguments: str, env: dict[str, str] | None = None, port: int | None = None
+    ) -> None:
+        self.port = port or free_port()
         super().__init__("serve", "--port", str(self.port), *arguments, env=env)
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.Client(base_url=self.url, timeout=120)

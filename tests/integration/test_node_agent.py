@@ -175,6 +175,20 @@ async def test_silence_ends_a_launch() -> None:
     assert agent.engines == 0
 
 
+async def test_one_that_came_up_before_is_not_waited_for_as_long(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.node.agent.LEAST_SILENCE", 0.3)
+    monkeypatch.setattr("cluster.node.agent.SILENCE_FACTOR", 0.0)
+    mode = "silent after the first"
+    async with aclosing(agent.launch(spec(mode))) as events:
+        await until(events, Ready)
+    await agent.stop(Epoch(1))
+    with pytest.raises(LaunchFailed, match=r"silent for 0\.3 s after its start"):
+        await everything(agent, spec(mode, epoch=2))
+    assert agent.engines == 0
+
+
 async def test_progress_is_no_silence() -> None:
     agent = make_agent(silence=0.6)
     async with aclosing(agent.launch(spec("loads slowly"))) as events:

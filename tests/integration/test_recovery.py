@@ -20,6 +20,7 @@ from cluster.core.errors import (
     QueueFull,
     RequestCrashes,
     ShuttingDown,
+    StepOverdue,
     TandemError,
 )
 from cluster.core.ids import Epoch
@@ -226,3 +227,23 @@ async def test_a_smaller_cluster_refuses_what_does_not_fit_any_more() -> None:
             await whole(large)
         assert await whole(small) == "".join(map(chr, continuation(PROMPTS[1], 100)))
         await wait_for(lambda: not coordinator.journal)
+
+
+async def test_one_that_is_stuck_in_its_first_step_is_found_out_as_soon_as_later() -> None:
+    clock = ManualClock()
+    coordinator = make_coordinator(clock=clock)
+    async with epoch(coordinator, 1) as ranks:
+        generation = coordinator.submit(Order(PROMPTS[0], GREEDY, 4000))
+        await until(generation, 10)
+    for number, allowed in ((2, 4.0), (3, 60.0), (4, 60.0)):  # what was late at once may be right
+        async with epoch(coordinator, number, stuck=True) as ranks:
+            await wait_for(lambda ranks=ranks: ranks.steps)
+            clock.advance(allowed - 0.5)
+            coordinator.look()
+            clock.advance(1.0)
+            with pytest.raises(StepOverdue):
+                coordinator.look()
+            await breaks(coordinator, ranks, StepOverdue("a step did not finish"))
+    async with epoch(coordinator, 5):
+        await until(generation, 500)
+    assert generation.finish is None

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from api.app import create_app
 from api.server import server_config
 from cluster.core.config import Limits
-from cluster.core.errors import PromptTooLong, TandemError
+from cluster.core.errors import NotFound, PromptTooLong, TandemError
 from cluster.core.ids import RequestId, new_request_id
 from cluster.core.request import (
     Finish,
@@ -27,7 +27,7 @@ from cluster.core.request import (
     Timing,
     Usage,
 )
-from cluster.core.view import ClusterView, Counters, Health, RequestView, ServedModel
+from cluster.core.view import ClusterView, Counters, Health, MemberView, RequestView, ServedModel
 from cluster.text.tokenizer import Tokenizer
 
 
@@ -168,6 +168,11 @@ class FakeCoordinator:
 
     def metrics(self) -> bytes:
         return b"# TYPE tandem_ready gauge\ntandem_ready 1.0\n"
+
+    def drain(self, name: str, *, draining: bool) -> MemberView:
+        if name != "studio-2":
+            raise NotFound(f"no machine {name!r} is here", param="node")
+        return MemberView("studio-2-1", name, "alive", draining, 0)
 
     def view(self) -> ClusterView:
         requests = tuple(

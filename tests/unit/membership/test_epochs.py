@@ -13,6 +13,7 @@ from cluster.core.errors import (
     LaunchFailed,
     NodeLost,
     NodeUnreachable,
+    NotAuthorized,
     Regrouped,
     StepOverdue,
     StepRefused,
@@ -130,6 +131,12 @@ def test_who_may_be_to_blame(error: TandemError, expected: bool) -> None:
     _, epochs = make("a")
     assert isinstance(error, EpochEnded | StepRefused | DigestMismatch)
     assert epochs.ended(error) is expected
+
+
+def test_a_coordinator_that_was_replaced_does_not_go_on() -> None:
+    _, epochs = make("a")
+    with pytest.raises(NotAuthorized):
+        epochs.ended(NotAuthorized("coordinator 1 was replaced by 2"))
 
 
 def test_before_the_first_epoch_a_person_is_told() -> None:

@@ -27,6 +27,9 @@ def main() -> None:  # noqa: C901 - one branch per mode
     if mode == "ready":
         tell(event="loading", what="weights", fraction=0.5)
         ready(host)
+    elif mode == "silent after the first":
+        if spec["epoch"] == 1:
+            ready(host)
     elif os.path.isdir(mode):
         tell(event="loading", what=mode, fraction=1)
         ready(host)

@@ -1,0 +1,47 @@
+"""POST /cluster/drain: a machine is to be free, so that it can be unplugged."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from pydantic import BaseModel, ConfigDict
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from api.body import parse_object, read_body
+from api.convert.fields import checked
+from api.routes.models import Endpoint
+from api.routes.posted import LEFT
+from api.serving import Coordinator
+from cluster.core.errors import AccessDenied
+from cluster.wire.security import is_loopback
+
+MOST_BYTES = 4096
+
+
+class DrainRequest(BaseModel):
+    """Which machine."""
+
+    model_config = ConfigDict(
+        strict=True, extra="ignore", frozen=True, use_attribute_docstrings=True
+    )
+
+    node: str
+    """Its id or its host name, as /cluster has them."""
+    undo: bool = False
+    """It may be used again."""
+
+
+def drain(coordinator: Coordinator) -> Endpoint:
+    """Only on the machine that serves: keys are for those who ask models something."""
+
+    async def endpoint(request: Request) -> Response:
+        if request.client is None or not is_loopback(request.client.host):
+            raise AccessDenied("machines are drained on the one that serves: tandem node drain")
+        body = await read_body(request.scope, request.receive, MOST_BYTES)
+        if body is None:
+            return Response(status_code=LEFT)
+        order = checked(DrainRequest, parse_object(body))
+        return JSONResponse(asdict(coordinator.drain(order.node, draining=not order.undo)))
+
+    return endpoint

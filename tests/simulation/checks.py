@@ -1,0 +1,293 @@
+"""The invariants of DESIGN.md, asserted from outside while a simulation runs and at its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cluster.core.channel import ChannelState
+from cluster.core.errors import (
+    DeadlinePassed,
+    NodeLost,
+    NotReady,
+    RequestCrashes,
+    TandemError,
+)
+from cluster.core.plan import Step, StepResult
+from cluster.core.request import Finish
+from cluster.membership.roster import DEAD_SECONDS
+from cluster.scheduler.pace import FIRST_CHUNK, GROWTH
+from cluster.scheduler.scheduler import DEADLINE_FACTOR, DEADLINE_FLOOR, UNMEASURED_DEADLINE
+from cluster.scheduler.sequence import Sequence
+
+if TYPE_CHECKING:
+    from tests.simulation.client import Client
+    from tests.simulation.head import Formation, Head
+    from tests.unit.scheduler.reference import Cost
+
+INVARIANTS = {
+    1: "channel first",
+    2: "one plan",
+    3: "ahead, but bounded",
+    4: "cancel is an edit",
+    5: "prefill is cut by time",
+    6: "the same text in any batch and on any number of ranks",
+    7: "progress is health",
+    8: "nothing lost, nothing twice",
+    9: "say so",
+    10: "everything is bounded",
+    11: "state returns to zero",
+}
+LATE = 1.0
+"""Seconds within which something that is due is noticed."""
+TOLERANCE = 1e-9
+CHUNK, FIRST_CHUNKS = 2.5, 2 * GROWTH + 0.5
+"""A chunk may take so many times its bound; and more, as far as a chunk may grow, while little
+was measured: where times vary by a tenth, sizes and places of the first few tell little."""
+LEARNED = 8
+"""Chunks after which enough was measured."""
+
+
+class Violated(AssertionError):
+    """Raised when an invariant does not hold."""
+
+    def __init__(self, invariant: int, what: str) -> None:
+        super().__init__(f"invariant {invariant} ({INVARIANTS[invariant]}): {what}")
+        self.invariant = invariant
+
+
+def require(invariant: int, holds: object, what: str) -> None:
+    if not holds:
+        raise Violated(invariant, what)
+
+
+class Checks:
+    """Told of all that happens in one run."""
+
+    def __init__(self, cost: Cost) -> None:
+        self._cost = cost
+        self._by_request: dict[str, Client] = {}
+        self._cancels: list[tuple[Head, Sequence, int]] = []
+        """Cancelled with a slot, which the next step must give back."""
+        self._real: set[str] = set()
+        """Secrets of epochs in which an engine has crashed by itself."""
+        self._alone: dict[str, list[bool]] = {}
+        """By request: the crashes it was blamed for, and whether it was computed alone then."""
+        self._slots: dict[Formation, list[Sequence]] = {}
+        """Who had a slot when an epoch ended."""
+        self._down: dict[Head, float] = {}
+        """Since when it has had no engines, if it has none."""
+        self.replays = 0
+        self.epochs = 0
+        self.steps = 0
+
+    # Clients
+
+    def submitted(self, client: Client) -> None:
+        assert client.generation is not None
+        self._by_request[client.generation.id] = client
+
+    def cancelled(self, client: Client) -> None:
+        assert client.generation is not None and client.head is not None
+        sequence = client.generation._entry.sequence
+        scheduler = client.head.coordinator.scheduler
+        if scheduler is not None and sequence.slot is not None and sequence.finish is not None:
+            self._cancels.append((client.head, sequence, scheduler.last_seq + 1))
+
+    def read(self, client: Client) -> None:
+        """It has got another piece."""
+        if client.expected[0].startswith(client.text):
+            return
+        known = len(client.text) - 1
+        while not client.expected[0].startswith(client.text[:known]):
+            known -= 1
+        again = any(before <= known for before in client.replays)
+        raise Violated(
+            8 if again else 6,
+            f"{client.wish.name} reads {client.text!r}, not {client.expected[0]!r} "
+            f"(begun again after {client.replays})",
+        )
+
+    def finished(self, client: Client, finish: Finish, error: TandemError | None) -> None:
+        """It has read all there will be."""
+        assert client.generation is not None
+        name, text = client.wish.name, client.text
+        match finish:
+            case Finish.CANCELLED:
+                require(9, client.wish.cancels is not None, f"{name} did not hang up")
+            case Finish.FAILED:
+                require(9, error is not None, f"{name} is not told what went wrong")
+                self._failed(client, error)
+            case _:
+                whole = (text, finish) == client.expected
+                require(9, whole, f"{name} ends with {finish} and {text!r}, not {client.expected}")
+                require(9, error is None, f"{name} has succeeded, with {error!r}")
+
+    def _failed(self, client: Client, error: TandemError | None) -> None:
+        """Only for a reason that counts."""
+        assert client.generation is not None and client.head is not None
+        name = client.wish.name
+        if isinstance(error, RequestCrashes):
+            crashes = self._alone.get(client.generation.id, [])
+            require(8, len(crashes) > 2 and crashes[-1], f"{name} is blamed after {crashes}")
+            return
+        limits = client.head.machine.limits
+        waited = client.head.world.now() - client.generation._entry.sequence.submitted
+        shortest = min(limits.request_seconds, limits.queue_seconds)
+        if isinstance(error, DeadlinePassed):
+            require(8, waited >= shortest - TOLERANCE, f"{name} fails after {waited:.1f} s")
+        else:
+            down = client.head.world.now() - self._down.get(client.head, 0.0)
+            known = isinstance(error, NotReady) and down >= limits.recovery_seconds - TOLERANCE
+            require(8, known, f"{name} is lost after {down:.1f} s without engines: {error!r}")
+
+    # The plan
+
+    def sent(self, head: Head, step: Step) -> None:
+        """A step is about to be sent to all ranks."""
+        self.steps += 1
+        coordinator = head.coordinator
+        scheduler = coordinator.scheduler
+        assert scheduler is not None
+        pool = scheduler._pool
+        flights = scheduler._flights
+        own = flights[-1]
+        for admit in step.admit:
+            sequence = pool.live[admit.slot]
+            known = sequence.request.id in coordinator.channels
+            require(1, known, f"step {step.seq} admits a request that has no channel")
+            client = self._by_request.get(sequence.request.id)
+            if client is not None and sequence.begun != head.world.now():
+                client.replays.append(len(sequence.tokens))
+                self.replays += 1
+        require(3, len(flights) <= 2, f"{len(flights)} steps are in flight")
+        cost = self._cost
+        decode = sum(f.step.iterations * cost.decode(len(f.step.decode)) for f in flights)
+        predicted = sum(flight.decode for flight in flights)
+        bound = coordinator.pacing.decode_in_flight
+        require(
+            3,
+            step.iterations <= 1 or predicted <= bound + TOLERANCE,
+            f"decode in flight takes {predicted:.3f} s ({decode:.3f} s at best)",
+        )
+        prefill = sum(flight.prefill for flight in flights)
+        chunks = sum(len(flight.step.chunks) for flight in flights)
+        require(
+            3,
+            chunks <= 1 or prefill <= coordinator.pacing.prefill_in_flight + TOLERANCE,
+            f"prefill in flight takes {prefill:.3f} s",
+        )
+        for chunk in step.chunks:
+            seconds = cost.prefill(chunk.start, len(chunk.tokens))
+            learned = scheduler.pace.prefill._count >= LEARNED
+            most = (CHUNK if learned else FIRST_CHUNKS) * coordinator.pacing.chunk
+            fits = seconds <= most or len(chunk.tokens) <= FIRST_CHUNK
+            require(5, fits, f"a chunk of {len(chunk.tokens)} takes {seconds:.2f} s")
+        for sequence in own.owners.values():
+            over = sequence.finish is not None
+            require(4, not over, f"step {step.seq} goes on with {sequence.request.id}")
+        if self._cancels:
+            self._dropped(head, step)
+
+    def _dropped(self, head: Head, step: Step) -> None:
+        gone = {*step.release, *(park.slot for park in step.park)}
+        for where, sequence, seq in self._cancels:
+            if where is head and step.seq == seq:
+                left = sequence.slot in gone
+                require(4, left, f"step {seq} keeps a slot that was given up before it")
+        self._cancels = [each for each in self._cancels if each[0] is not head]
+
+    def apply(self, head: Head, formation: Formation, result: StepResult) -> None:
+        """All ranks have answered a step, and they agree."""
+        group = head.groups.of(formation._places[0].spec)
+        same = result.seq not in group.differing
+        require(2, same, f"the ranks' slots differ after step {result.seq}")
+
+    def applied(self, head: Head) -> None:
+        orphans = head.coordinator.channels.orphan_tokens
+        require(1, not orphans, f"{orphans} tokens had no channel")
+
+    # Epochs
+
+    def crash(self, secret: str) -> None:
+        """An engine of this epoch crashes by itself."""
+        self._real.add(secret)
+
+    def over(self, head: Head, formation: Formation, error: TandemError) -> None:
+        """The epoch is about to end."""
+        self.epochs += 1
+        self._cancels = [each for each in self._cancels if each[0] is not head]
+        if not formation.running:
+            return
+        coordinator = head.coordinator
+        self._down[head] = head.world.now()
+        silent = coordinator.silent_for()
+        scheduler = coordinator.scheduler
+        assert scheduler is not None
+        self._slots[formation] = list(scheduler._pool.live.values())
+        gone = any(not head.groups.of(p.spec).engines[p.spec.plan.rank].alive
+                   for p in formation._places)  # fmt: skip
+        if type(error) is NodeLost and not gone and scheduler.steps_in_flight:
+            require(7, silent > DEAD_SECONDS, f"steps advanced {silent:.1f} s ago: {error}")
+
+    def blamed(self, head: Head, formation: Formation, error: TandemError) -> None:
+        """Those who had a slot are about to be blamed for it."""
+        real = formation.secret in self._real
+        slots = self._slots.pop(formation, [])
+        live = [q for q in slots if q.finish is None]
+        if live and formation.running:
+            require(8, real, f"requests are blamed though no engine crashed: {error!r}")
+        for sequence in live:
+            alone = len(slots) == 1
+            self._alone.setdefault(sequence.request.id, []).append(alone)
+
+    # Now and then
+
+    def look(self, head: Head) -> None:
+        coordinator, limits = head.coordinator, head.machine.limits
+        now = head.world.now()
+        scheduler = coordinator.scheduler
+        waiting = scheduler.waiting if scheduler is not None else 0
+        live = scheduler.live_slots if scheduler is not None else 0
+        parked = scheduler.parked_slots if scheduler is not None else 0
+        most = limits.queue + limits.sequences
+        require(10, waiting <= most, f"{waiting} requests wait")
+        require(10, live <= limits.sequences, f"{live} slots are taken")
+        require(10, parked <= limits.parked, f"{parked} prefixes are parked")
+        for entry in coordinator.journal.values():
+            if entry.channel.state is not ChannelState.OPEN:
+                continue
+            sequence = entry.sequence
+            age = now - sequence.submitted
+            begun = sequence.slot is not None or sequence.tokens
+            allowed = limits.request_seconds if begun else limits.queue_seconds
+            require(10, age <= allowed + LATE, f"a request is {age:.0f} s old")
+        if scheduler is not None and scheduler._flights:
+            oldest = scheduler._flights[0]
+            predicted = oldest.decode + oldest.prefill
+            allowed = max(DEADLINE_FLOOR, DEADLINE_FACTOR * predicted)
+            if not predicted:
+                allowed = UNMEASURED_DEADLINE
+            took = now - max(oldest.sent, scheduler._answered)
+            require(7, took <= allowed + LATE, f"a step is stuck for {took:.1f} s")
+
+    # The end
+
+    def left(self, head: Head) -> None:
+        """Nothing is, once all requests are over."""
+        coordinator = head.coordinator
+        require(11, not coordinator.journal, f"{len(coordinator.journal)} in the journal")
+        require(11, not coordinator.channels, f"{len(coordinator.channels)} channels")
+        scheduler = coordinator.scheduler
+        if scheduler is not None:
+            require(11, scheduler.idle, "the plan is not empty")
+            require(11, not scheduler.live_slots, f"{scheduler.live_slots} slots")
+            require(11, not scheduler._pool._reserved, "positions are set aside")
+            require(11, not scheduler.waiting, f"{scheduler.waiting} wait")
+        formation = head.forming
+        if formation is not None and formation.running:
+            group = head.groups.of(formation._places[0].spec)
+            held = group.live(head.incarnation)
+            require(11, not held, f"engines hold {held} slots")
+            for line in formation.lines:
+                require(11, not line.results, "results that nobody wants")
+                require(11, not line.session.kept, "messages that are not acknowledged")

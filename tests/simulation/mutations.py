@@ -1,0 +1,221 @@
+"""Safeguards of the product, each of which can be switched off: then the simulation must fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from cluster.coordinator.coordinator import Coordinator
+from cluster.core.channel import ChannelTable
+from cluster.core.config import Pacing
+from cluster.core.engine_protocol import Fence, StepWindow
+from cluster.core.request import Finish
+from cluster.core.session import Session
+from cluster.membership.epochs import Epochs
+from cluster.scheduler import slots
+from cluster.scheduler.events import Released
+from cluster.scheduler.pace import DecodePace, PrefillPace
+from cluster.scheduler.prefix import pack
+from cluster.scheduler.scheduler import Scheduler
+from cluster.scheduler.sequence import Sequence
+from tests.simulation import head
+
+Patch = pytest.MonkeyPatch
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """What is switched off, which invariant it was for, and the faults that show it."""
+
+    name: str
+    invariant: int
+    apply: Callable[[Patch], None]
+    faults: tuple[str, ...] = ()
+
+
+def _late_channel(patch: Patch) -> None:
+    find = ChannelTable.find
+
+    def late(self: Any, request_id: Any, tokens: int) -> Any:
+        found = find(self, request_id, tokens)
+        for channel in self.__dict__.pop("late", ()):
+            self._channels[channel.request_id] = channel
+        return found
+
+    def wait(self: Any, channel: Any) -> None:
+        self.__dict__.setdefault("late", []).append(channel)
+
+    patch.setattr(ChannelTable, "register", wait)
+    patch.setattr(ChannelTable, "find", late)
+
+
+def _steps_twice(patch: Patch) -> None:
+    """What is sent again after a break counts again, and no engine looks at numbers."""
+    receive = Session.receive
+
+    def always(self: Any, number: int, acknowledged: int) -> bool:
+        return receive(self, number, acknowledged) or number > 0
+
+    def take(self: Any, step: Any) -> None:
+        self._seq += 1
+        self.taken += 1
+
+    def from_the_start(self: Any, received: int) -> None:
+        self._written = self.acknowledged
+        self._told = self.received
+
+    patch.setattr(Session, "receive", always)
+    patch.setattr(Session, "resume", from_the_start)
+    patch.setattr(StepWindow, "take", take)
+
+
+def _no_digest(patch: Patch) -> None:
+    patch.setattr(head, "agreed", lambda results: results[0])
+
+
+def _not_fenced(patch: Patch) -> None:
+    admit = Fence.admit
+
+    def anybody(self: Any, mine: Any, theirs: Any) -> bool:
+        self.incarnation = min(self.incarnation, theirs.incarnation)
+        return admit(self, mine, theirs)
+
+    patch.setattr(Fence, "admit", anybody)
+
+
+def _taken_anyhow(patch: Patch) -> None:
+    patch.setattr(head, "check_taken", lambda facts: None)
+
+
+def _three_ahead(patch: Patch) -> None:
+    patch.setattr(head, "Pacing", lambda: Pacing(steps_in_flight=3))
+
+
+def _long_steps(patch: Patch) -> None:
+    patch.setattr(DecodePace, "iterations_within", lambda self, rows, budget: 50)
+
+
+def _cancel_later(patch: Patch) -> None:
+    retire = Scheduler._retire
+
+    def keep(self: Any, sequence: Any) -> None:
+        if sequence.finish is not Finish.CANCELLED:
+            retire(self, sequence)
+
+    patch.setattr(Scheduler, "_retire", keep)
+
+
+def _whole_prompts(patch: Patch) -> None:
+    patch.setattr(PrefillPace, "tokens_within", lambda self, start, budget: 1 << 20)
+
+
+def _seed_of_the_slot(patch: Patch) -> None:
+    admit = slots._admit
+
+    def other(sequence: Any, slot: Any, keep: int) -> Any:
+        made = admit(sequence, slot, keep)
+        return replace(made, sampling=replace(made.sampling, seed=100 + slot))
+
+    patch.setattr(slots, "_admit", other)
+
+
+def _never_overdue(patch: Patch) -> None:
+    patch.setattr(Scheduler, "overdue", lambda self, now: False)
+
+
+def _heartbeats_decide(patch: Patch) -> None:
+    look = Epochs.look
+
+    def silent(self: Any, now: float, *, silent: float, idle: bool) -> None:
+        look(self, now, silent=1e9, idle=idle)
+
+    patch.setattr(Epochs, "look", silent)
+
+
+def _prompt_only(patch: Patch) -> None:
+    interrupt = Sequence.interrupt
+
+    def forget(self: Any) -> None:
+        interrupt(self)
+        self.feed = self.request.prompt
+        self.wanted = pack(self.feed[:-1])
+        self.planned_tokens = 0
+
+    patch.setattr(Sequence, "interrupt", forget)
+
+
+def _blame_for_all(patch: Patch) -> None:
+    patch.setattr(Epochs, "ended", lambda self, error: True)
+
+
+def _early_success(patch: Patch) -> None:
+    close = Coordinator._close
+
+    def well(self: Any, entry: Any, finish: Finish, error: Any = None) -> None:
+        close(self, entry, Finish.LENGTH if finish is Finish.FAILED else finish)
+
+    patch.setattr(Coordinator, "_close", well)
+
+
+def _nobody_told(patch: Patch) -> None:
+    close = Coordinator._close
+
+    def silently(self: Any, entry: Any, finish: Finish, error: Any = None) -> None:
+        close(self, entry, finish)
+
+    patch.setattr(Coordinator, "_close", silently)
+
+
+def _long_queue(patch: Patch) -> None:
+    def submit(self: Any, channel: Any, request: Any, now: float) -> Sequence:
+        sequence = Sequence(request, now)
+        self.resume(channel, sequence)
+        return sequence
+
+    patch.setattr(Scheduler, "submit", submit)
+
+
+def _no_deadlines(patch: Patch) -> None:
+    patch.setattr(Sequence, "late", lambda self, now, queue_seconds: False)
+
+
+def _never_released(patch: Patch) -> None:
+    handle = Coordinator._handle
+
+    def keep(self: Any, event: Any) -> None:
+        if not isinstance(event, Released):
+            handle(self, event)
+
+    patch.setattr(Coordinator, "_handle", keep)
+
+
+AGENTS = ("stop an agent",)
+CUTS = ("cut",)
+HEADS = ("kill the head",)
+STUCK = ("stop an engine", "slow an engine")
+TAKEN_OVER = ("replace the head",)
+
+MUTATIONS = (
+    Mutation("a channel is registered when its first token comes", 1, _late_channel),
+    Mutation("what is sent again is done again", 2, _steps_twice, CUTS),
+    Mutation("digests are not compared", 2, _no_digest, ("drift",)),
+    Mutation("an engine listens to any coordinator", 2, _not_fenced, TAKEN_OVER),
+    Mutation("a plan begins where ranks have taken different steps", 2, _taken_anyhow, HEADS),
+    Mutation("three steps are in flight", 3, _three_ahead),
+    Mutation("steps are long", 3, _long_steps),
+    Mutation("a cancelled request keeps its slot", 4, _cancel_later),
+    Mutation("prompts are not cut", 5, _whole_prompts),
+    Mutation("the seed is the slot's", 6, _seed_of_the_slot),
+    Mutation("no step is ever overdue", 7, _never_overdue, STUCK),
+    Mutation("heartbeats decide", 7, _heartbeats_decide, AGENTS),
+    Mutation("only the prompt is computed again", 8, _prompt_only),
+    Mutation("requests are blamed for whatever ends an epoch", 8, _blame_for_all, STUCK),
+    Mutation("what fails looks like an answer", 9, _early_success),
+    Mutation("what fails has no reason", 9, _nobody_told),
+    Mutation("the queue has no bound", 10, _long_queue),
+    Mutation("deadlines are never looked at", 10, _no_deadlines),
+    Mutation("nothing is ever released", 11, _never_released),
+)

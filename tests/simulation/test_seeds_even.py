@@ -1,0 +1,12 @@
+"""The even half of the seeds; see seeds.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.seeds import shards, try_shard
+
+
+@pytest.mark.parametrize("first", shards(0))
+def test_invariants_hold(first: int) -> None:
+    try_shard(first)
