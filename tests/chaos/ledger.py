@@ -146,8 +146,9 @@ class Books:
             + ", ".join(f"{n} {kind}" for kind, n in sorted(self.faults.items()))
             + ")",
             "new epochs": self.epochs,
-            "longest pause of an answer that had begun, for each fault": f"median {median(pauses):.1f} s, "
-            f"at most {max(pauses):.1f} s",
+            "longest pause of an answer that had begun, for each fault": (
+                f"median {median(pauses):.1f} s, at most {max(pauses):.1f} s"
+            ),
             **{f"{name} at the end": count for name, count in self.left.items()},
             "coordinator's tasks, before and after": "{} / {}".format(*self.tasks),
             "coordinator's open files, before and after": "{} / {}".format(*self.handles),
