@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -73,8 +74,10 @@ class Members:
         self._clock = clock
         self._tasks = tasks
         self._members: dict[str, Member] = {}
-        self._joined: dict[str, asyncio.Task[None]] = {}
-        """By agent address: those who attend to workers that joined by themselves."""
+        self._joined: Counter[str] = Counter()
+        """By agent address: the streams of workers that joined by themselves."""
+        self._attended: set[str] = set()
+        """Agent addresses of such workers, each with a task."""
 
     @asynccontextmanager
     async def listen(self, host: str, port: int) -> AsyncIterator[Self]:
@@ -107,11 +110,15 @@ class Members:
         """See RegistryHandler. A worker whose stream ends is gone once its agent is silent."""
         self._compare(node)
         address = node.agent_address
-        if address not in self._joined:
-            task = self._tasks.create_task(self._attend_guest(address), name=f"attend {address}")
-            self._joined[address] = task
-            task.add_done_callback(lambda _: self._joined.pop(address))
-        yield
+        self._joined[address] += 1
+        if address not in self._attended:
+            self._attended.add(address)
+            self._tasks.create_task(self._attend_guest(address), name=f"attend {address}")
+        try:
+            yield
+        finally:
+            self._joined[address] -= 1
+            self._joined += Counter()  # forgets those that are 0
 
     def of(self, nodes: Iterable[Node]) -> list[Member]:
         """The members behind the roster's entries."""
@@ -160,25 +167,29 @@ class Members:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _attend_guest(self, address: str) -> None:
-        """The same for a worker that joined by itself, until it is taken for gone: it joins
-        again when it is back."""
+        """The same for a worker that joined by itself, until its stream has ended and it is taken
+        for gone: it joins again when it is back."""
         attending = asyncio.create_task(self._attend(address, 1), name=f"attend to {address}")
         began = self._clock.now()
         try:
             while True:
                 await asyncio.sleep(RETRY_SECONDS)
-                here = [m for m in self._members.values() if m.client.address == address]
-                node = self.roster.find(here[0].id) if here else None
-                heard = node.heard if node else began
-                probe = node or Node(address, 0, 1, heard)
-                if probe.presence(self._clock.now()) is Presence.DEAD:
+                node = self._at(address) or Node(address, 0, 1, began)
+                silent = node.presence(self._clock.now()) is Presence.DEAD
+                if silent and not self._joined[address]:
                     break
+            # At once: whoever joins from here on is attended to anew.
+            self._attended.remove(address)
+            self.roster.leave(node.id, node.incarnation)
+            self.changed.set()
         finally:
             attending.cancel()
             await asyncio.wait([attending])
-        if node is not None:
-            self.roster.leave(node.id, node.incarnation)
-            self.changed.set()
+
+    def _at(self, address: str) -> Node | None:
+        """The machine that is here and whose agent listens there."""
+        there = (member.id for member in self._members.values() if member.client.address == address)
+        return next(filter(None, map(self.roster.find, there)), None)
 
     async def _greet(self, client: NodeClient, ranks: int) -> Member:
         """Ask what machine it is. Raises NodeUnreachable, NotAuthorized, or VersionMismatch with

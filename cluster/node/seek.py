@@ -18,6 +18,8 @@ from cluster.wire.enrollment import prove
 
 SEEK_SECONDS = 15.0
 """After which a person is told that nothing was found yet."""
+NETWORK_SECONDS = 1.0
+"""Between two looks at a machine's own addresses while it has none."""
 PROVE_SECONDS = 3.0
 """For a coordinator that was found to prove that it is one of this cluster."""
 MOST_FALSE = 16
@@ -61,11 +63,23 @@ async def seek(trust: Path | None, token: str | None, say: Say) -> str | None:
     said = ""
     while True:
         try:
-            return await find_coordinator(ours, SEEK_SECONDS, own_networks(), proves)
+            return await find_coordinator(ours, SEEK_SECONDS, await _networks(say), proves)
         except NodeUnreachable as error:
             if str(error) != said:
                 said = str(error)
                 say(f"{said}; looking on")
+
+
+async def _networks(say: Say) -> tuple[str, ...]:
+    """`own_networks`, as soon as there are any: a machine that starts may be quicker than its
+    network."""
+    said = False
+    while not (found := await asyncio.to_thread(own_networks)):
+        if not said:
+            say("this machine has no address on any network yet; looking on")
+            said = True
+        await asyncio.sleep(NETWORK_SECONDS)
+    return found
 
 
 def own_networks() -> tuple[str, ...]:

@@ -255,6 +255,8 @@ class EngineClient:
         took = f"in the {now() - self._broken_since:.1f} s after that"
         if refusals:
             raise EpochEnded(f"{reason}, and refused {refusals} connections {took}")
+        if not attempts:  # it opens every time, and breaks again
+            raise EpochEnded(f"{reason}, again and again")
         raise NodeLost(f"{reason}, and did not answer {took}")
 
     async def _probe(self) -> None:

@@ -30,6 +30,11 @@ _KEEPALIVE = [
 ]
 _CHANNEL: Sequence[tuple[str, Any]] = [
     *_KEEPALIVE,
+    # Who comes back is found within seconds: gRPC's own pauses grow to two minutes, and where
+    # packets are lost one attempt takes up to 20 s.
+    ("grpc.initial_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_receive_message_length", 16 << 20),

@@ -8,6 +8,12 @@ Prints one line of JSON for each thing that has happened.
     advertise           a coordinator that listens and says so; its port
     find                looks for a coordinator; its address
     browse              what comes and goes
+    lie MARK COUNT      that so many coordinators of the cluster with that mark are here, of which
+                        the latest has an authority of its own
+    knock OTHER AUTHORITY MEMBER ADDRESS...
+                        at each address, without encryption, without a certificate, and with one
+                        of another cluster (the folder OTHER) and of a member (a file): the status
+                        of each call, or what it was answered
 """
 
 from __future__ import annotations
@@ -19,6 +25,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
+
 from cluster.coordinator.edges import probe_pairs
 from cluster.core.cluster import Blas, NodeDescription
 from cluster.discovery import mdns
@@ -29,9 +37,16 @@ from cluster.node.hardware import read_hardware
 from cluster.node.incarnation import next_incarnation
 from cluster.node.links import read_addresses
 from cluster.placement.edges import choose_ring, ring_hosts
-from cluster.trust.identity import IdentityFile
+from cluster.trust.authority import Authority
+from cluster.trust.certificate import Role
+from cluster.trust.identity import Identity, IdentityFile
+from cluster.wire.enrollment import PORT_ABOVE, EnrollmentServer
 from cluster.wire.node_client import NodeClient
 from cluster.wire.node_server import NodeServer
+from cluster.wire.security import split_address
+from cluster.wire.v1 import node_pb2
+
+PACKAGE = node_pb2.DESCRIPTOR.package
 
 
 def say(value: object) -> None:
@@ -103,9 +118,62 @@ async def browse() -> None:
             say(type(event).__name__)
 
 
-VERBS = {verb.__name__: verb for verb in (agent, probe, advertise, find, browse)}
+async def lie(mark: str, count: str) -> None:
+    addresses = read_addresses()
+    outside = tuple(a for a in addresses if a.interface == "eth0" and ":" not in a.ip)
+    (host,) = (address.ip for address in outside)
+    other = Authority.open(Path.home() / "liar")
+    other.renew_own()
+    shown = IdentityFile(other.folder / "coordinator.json")
+    enrolling = await EnrollmentServer.start(host, 0, shown, other)
+    registry = split_address(enrolling.address)[1] - PORT_ABOVE
+    lies = [
+        Advert("coordinator", "lies", mark, f"liar-{n}", 1 << 63, registry - n, outside)
+        for n in range(int(count))
+    ]
+    async with AsyncExitStack() as stack:
+        for each in lies:
+            await stack.enter_async_context(mdns.advertise(each, [host]))
+        say(registry)
+        await asyncio.Event().wait()
+
+
+async def knock(*words: str) -> None:
+    await asyncio.to_thread(_knock, *words)
+
+
+def _knock(other: str, authority: str, member: str, *addresses: str) -> None:
+    root = Path(authority).read_bytes()
+    shown: dict[str, Identity | None] = {
+        "no certificate": None,
+        "another cluster's": IdentityFile(Path(other) / "coordinator.json").current(),
+        "a member's": IdentityFile(Path(member)).current(),
+    }
+    for address in addresses:
+        channels = {"no encryption": grpc.insecure_channel(address)}
+        for who, identity in shown.items():
+            pair = [None, None]
+            if identity is not None:
+                pair = [identity.key.encode(), identity.certificate.encode()]
+            role = Role.COORDINATOR if address.startswith("10.77.0.1:") else Role.NODE
+            name = [("grpc.ssl_target_name_override", role.server_name)]
+            credentials = grpc.ssl_channel_credentials(root, *pair)
+            channels[who] = grpc.secure_channel(address, credentials, options=name)
+        for who, channel in channels.items():
+            for method in ("Node/Describe", "Engine/Run"):
+                call = channel.unary_unary(f"/{PACKAGE}.{method}")
+                try:
+                    answer = repr(call(b"", timeout=10))
+                except grpc.RpcError as error:
+                    answer = error.code().name
+                say([address, who, method, answer])
+            channel.close()
+
+
+VERBS = {verb.__name__: verb for verb in (agent, probe, advertise, find, browse, lie, knock)}
 
 if __name__ == "__main__":
     # Short lives, so that a test can wait for their end.
-    mdns.TTL_SECONDS, mdns.REFRESH_SECONDS, mdns.RESOLVE_SECONDS = 1, 0.2, 0.5
+    if sys.argv[1] != "lie":
+        mdns.TTL_SECONDS, mdns.REFRESH_SECONDS, mdns.RESOLVE_SECONDS = 1, 0.2, 0.5
     asyncio.run(VERBS[sys.argv[1]](*sys.argv[2:]))

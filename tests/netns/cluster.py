@@ -88,7 +88,6 @@ class Cluster:
     def __init__(self, network: Network) -> None:
         self.network = network
         self.first = network.machines[0]
-        self.server: Program | None = None
         self.workers: dict[str, Program] = {}
         """By the address of the machine, the latest."""
 
@@ -96,10 +95,10 @@ class Cluster:
         """What a command on the first machine that ends by itself has printed."""
         return tandem(self.first, *arguments)
 
-    def serve(self, *options: str) -> None:
+    def serve(self, *options: str) -> Program:
         """Start the server."""
-        serve = ("serve", "--control", CONTROL.split(":")[0])
-        self.server = self.first.run("-m", "cluster.cli", *serve, *options, log="serve.log")
+        self.server = self.first.run("-m", "cluster.cli", "serve", *options, log="serve.log")
+        return self.server
 
     def work(self, machine: Machine, *options: str) -> Program:
         """Start a worker."""
@@ -165,7 +164,6 @@ class Cluster:
 
     def logs(self) -> str:
         """All that the processes have written."""
-        assert self.server is not None
         programs = {"server": self.server, **self.workers}
         return "\n".join(f"--- {name}\n{program.output}" for name, program in programs.items())
 

@@ -20,6 +20,7 @@ import ctypes
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -28,7 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 
@@ -58,6 +59,32 @@ def enter(namespace: str) -> None:
             raise OSError(ctypes.get_errno(), f"can't enter {namespace}")
     finally:
         os.close(handle)
+
+
+class Connection(NamedTuple):
+    """A TCP socket."""
+
+    local: tuple[str, int]
+    remote: tuple[str, int]
+    listens: bool
+
+
+def _connections() -> list[Connection]:
+    """Of the network that this thread is in; IPv4, in sockets for IPv6 too."""
+    found = []
+    for name in ("tcp", "tcp6"):
+        for line in Path(f"/proc/thread-self/net/{name}").read_text().splitlines()[1:]:
+            _, local, remote, state, *_ = line.split()
+            if state in ("01", "0A"):  # established, listening
+                found.append(Connection(_end(local), _end(remote), state == "0A"))
+    return found
+
+
+def _end(text: str) -> tuple[str, int]:
+    host, port = text.split(":")
+    return socket.inet_ntoa(bytes.fromhex(host)[: -5 if len(host) > 8 else None : -1]), int(
+        port, 16
+    )
 
 
 @dataclass
@@ -162,6 +189,10 @@ class Machine:
     def pids(self) -> list[int]:
         """All processes that run in it."""
         return [int(pid) for pid in ip("netns", "pids", self.namespace).split()]
+
+    def connections(self) -> list[Connection]:
+        """The TCP sockets of all processes in it."""
+        return self.inside(_connections)
 
     def unplug(self, interface: str = "eth0") -> None:
         """Take an interface down: both of its ends notice."""

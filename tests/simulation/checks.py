@@ -40,9 +40,11 @@ INVARIANTS = {
 LATE = 1.0
 """Seconds within which something that is due is noticed."""
 TOLERANCE = 1e-9
-CHUNK = GROWTH + 0.5
-"""A chunk may take so many times its bound: where times vary, what is learned from the first
-few can be as wrong as a chunk may be larger than they were."""
+CHUNK, FIRST_CHUNKS = 2.5, 2 * GROWTH + 0.5
+"""A chunk may take so many times its bound; and more, as far as a chunk may grow, while little
+was measured: where times vary by a tenth, sizes and places of the first few tell little."""
+LEARNED = 8
+"""Chunks after which enough was measured."""
 
 
 class Violated(AssertionError):
@@ -176,7 +178,8 @@ class Checks:
         )
         for chunk in step.chunks:
             seconds = cost.prefill(chunk.start, len(chunk.tokens))
-            most = CHUNK * coordinator.pacing.chunk
+            learned = scheduler.pace.prefill._count >= LEARNED
+            most = (CHUNK if learned else FIRST_CHUNKS) * coordinator.pacing.chunk
             fits = seconds <= most or len(chunk.tokens) <= FIRST_CHUNK
             require(5, fits, f"a chunk of {len(chunk.tokens)} takes {seconds:.2f} s")
         for sequence in own.owners.values():
@@ -230,8 +233,10 @@ class Checks:
         """Those who had a slot are about to be blamed for it."""
         real = formation.secret in self._real
         slots = self._slots.pop(formation, [])
+        wrong = head.coordinator._in_flight and not formation.running
+        require(8, not wrong, "requests are blamed for an epoch that never began")
         live = [q for q in slots if q.finish is None]
-        if live and formation.running:
+        if live:
             require(8, real, f"requests are blamed though no engine crashed: {error!r}")
         for sequence in live:
             alone = len(slots) == 1
@@ -255,7 +260,7 @@ class Checks:
                 continue
             sequence = entry.sequence
             age = now - sequence.submitted
-            begun = sequence.slot is not None or sequence.tokens
+            begun = sequence.begun is not None
             allowed = limits.request_seconds if begun else limits.queue_seconds
             require(10, age <= allowed + LATE, f"a request is {age:.0f} s old")
         if scheduler is not None and scheduler._flights:

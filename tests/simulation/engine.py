@@ -149,7 +149,7 @@ class Group:
         for rank, engine in self.engines.items():
             done = others if rank else result
             if engine.drifted:
-                done = replace(done, digest=done.digest ^ 1)
+                done = replace(done, digest=done.digest ^ (1 + rank))
                 self.differing.add(step.seq)
             engine.after(seconds + 1e-4, lambda engine=engine, done=done: engine.done(done))
 

@@ -28,7 +28,7 @@ class Faults:
             "loss": (2, self._loss),
             "kill an engine": (4, self._kill_engine),
             "fail an engine": (3, self._fail_engine),
-            "stop an engine": (3, self._stop_engine),
+            "stop an engine": (4, self._stop_engine),
             "slow an engine": (3, self._slow_engine),
             "drift": (1, self._drift),
             "kill an agent": (3, self._kill_agent),

@@ -34,8 +34,9 @@ class Launch:
 
     spec: LaunchSpec
     engine: Engine
-    owner: Process | None = None
-    """Who has held it last."""
+    owners: list[Process] = field(default_factory=list)
+    """Coordinators that have held it: more than one, where one goes on after another, or where
+    two think that it is theirs."""
     holders: int = 0
     ready: bool = False
     patience: int = 0
@@ -102,7 +103,7 @@ class Agent(Process):
             stream.send(1, error)
             stream.close(1)
             return
-        launch.owner = stream.caller
+        launch.owners.append(stream.caller)
         launch.holders += 1
         launch.patience += 1
         stream.broken[1] = lambda: self._let_go(launch)
@@ -176,7 +177,7 @@ class Agent(Process):
 
     def _end(self, launch: Launch, asker: Process) -> None:
         """A coordinator has no use for it, which may be another one's."""
-        if launch.owner is not asker:
+        if any(owner is not asker for owner in launch.owners):
             # Nothing tells that one that this is no crash.
             self._machine.checks.crash(launch.spec.secret)
         self.kill(launch)

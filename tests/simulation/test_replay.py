@@ -54,7 +54,7 @@ def test_a_failing_seed_is_named(
 
 def test_faults_of_every_kind_are_thrown() -> None:
     """And requests end in every way."""
-    logs = [cluster.run(seed) for seed in range(60)]
+    logs = [cluster.run(seed) for seed in range(150)]
     said = "\n".join(line for each in logs for line in each.log)
     for kind in logs[0].faults.kinds:
         assert f" {kind}: " in said

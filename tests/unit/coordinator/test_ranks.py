@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.coordinator.ranks import agreed
-from cluster.core.errors import DigestMismatch, StepRefused
+from cluster.coordinator.ranks import agreed, check_taken
+from cluster.core.cluster import EngineFacts
+from cluster.core.errors import DigestMismatch, EpochEnded, StepRefused
 from cluster.core.ids import Epoch, Seq
 from cluster.core.plan import StepResult
 
@@ -23,3 +24,10 @@ def test_ranks_that_disagree() -> None:
         agreed([RESULT, OTHER, replace(OTHER, seq=Seq(4))])
     with pytest.raises(DigestMismatch, match="digest 00000008 on rank 1, 00000007 on rank 0"):
         agreed([RESULT, replace(OTHER, digest=8)])
+
+
+def test_ranks_that_have_taken_different_steps_can_not_go_on() -> None:
+    facts = [EngineFacts(True, 0, 0, 4, taken=taken) for taken in (5, 5, 6)]
+    check_taken([*facts[:2], None])
+    with pytest.raises(EpochEnded, match="between two ranks"):
+        check_taken(facts)
