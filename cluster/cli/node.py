@@ -98,7 +98,7 @@ def _drain(client: httpx.Client, name: str, *, undo: bool) -> None:
         raise SetupError(complaint(response))
     node = response.json()
     if undo:
-        typer.echo(f"{node['hostname']} is taken in at the next quiet moment", err=True)
+        typer.echo(f"{node['hostname']} is taken in, if it makes the group larger", err=True)
         return
     typer.echo(f"moving work off {node['hostname']}", err=True)
     end = time.monotonic() + DRAIN_SECONDS

@@ -131,6 +131,7 @@ class Runner:
                     retry_after=30,
                 ) from error
         node.draining = draining
+        self._epochs.asked = not draining
         self._members.changed.set()
         return self._member_view(node)
 

@@ -49,6 +49,8 @@ class Epochs(Generic[Fitting]):
         self._failures = 0
         """Attempts to form a group, since an epoch ran."""
         self._quiet_since: float | None = None
+        self.asked = False
+        """A person wants a larger group, if there can be one, now and not in a quiet moment."""
         self.number = 0
         """Of the latest epoch that was tried. To be set where it is that of engines which an
         earlier coordinator has left."""
@@ -75,7 +77,7 @@ class Epochs(Generic[Fitting]):
 
     def look(self, now: float, *, silent: float, idle: bool) -> None:
         """Raise NodeLost or Regrouped when the epoch that runs should end: a machine of it is
-        gone or to be free, or a larger group can be had and nobody is served.
+        gone or to be free, or a larger group can be had and nobody is served, or it was asked for.
 
         `silent` are the seconds since a step was answered or the epoch began; `idle` says that
         there is no request.
@@ -88,7 +90,8 @@ class Epochs(Generic[Fitting]):
             raise NodeLost(f"{names} gave no sign of life")
         if any(node.draining for node in map(self._roster.find, ids) if node is not None):
             raise Regrouped("a machine is to be free")
-        if self._quiet(now, idle) and self._larger(now):
+        asked, self.asked = self.asked, False
+        if (self._quiet(now, idle) or asked) and self._larger(now):
             raise Regrouped("more machines are here")
 
     def ended(self, error: EpochEnded | ProtocolError) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.model import folder, weights
+from cluster.model import manifest, weights
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODULES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "torch"}
@@ -93,5 +93,5 @@ def test_what_would_not() -> None:
 
 def test_only_safetensors_are_fetched_and_loaded() -> None:
     assert weights.PATTERN == "model*.safetensors"
-    endings = {name.rpartition(".")[2] for name in folder._FILES}
+    endings = {name.rpartition(".")[2] for name in manifest.NEEDED}
     assert endings == {"json", "safetensors", "model", "tiktoken", "txt", "jinja"}

@@ -54,7 +54,9 @@ def test_a_plist_is_labelled_as_its_file_and_starts_tandem(path: Path) -> None:
     assert job["Label"] == path.stem
     program, *arguments = job["ProgramArguments"]
     assert program == PROGRAM
-    assert options(arguments)["token_file"] == Path("/var/db/tandem/token")
+    worker = path.stem.endswith("worker")
+    token = Path("/var/db/tandem/token") if worker else None
+    assert options(arguments).get("token_file") == token
     home = job["EnvironmentVariables"]["HOME"]
     assert job["WorkingDirectory"] == home
     assert Path(job["StandardErrorPath"]).parent == Path(home)
@@ -79,6 +81,7 @@ def test_units_join_each_other_and_differ_in_nothing_else() -> None:
     serve, worker = map(settings, UNITS)
     for name in ("Description", "EnvironmentFile", "ExecStart"):
         del serve[name], worker[name]
+    assert worker.pop("LoadCredential") == ["token:/etc/tandem/token"]
     assert serve == worker
 
 

@@ -115,6 +115,18 @@ def test_a_larger_group_waits_for_a_quiet_moment() -> None:
     epochs.look(now + 4.0, silent=0.0, idle=True)  # three can't serve it
 
 
+def test_a_larger_group_that_was_asked_for_does_not_wait() -> None:
+    roster, epochs = make("a")
+    epochs.next(0.0)
+    epochs.asked = True
+    epochs.look(1.0, silent=0.0, idle=False)  # there is none
+    roster.arrive("b", 1, 1.0)
+    epochs.look(1.0, silent=0.0, idle=False)  # that was then
+    epochs.asked = True
+    with pytest.raises(Regrouped, match="more machines"):
+        epochs.look(1.0, silent=0.0, idle=False)
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
