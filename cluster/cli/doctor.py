@@ -25,7 +25,7 @@ from cluster.cli.status import parse_view
 from cluster.core.errors import SetupError, VersionMismatch
 from cluster.core.facts import Finding, Level
 from cluster.core.versions import versions
-from cluster.node.findings import of_machine, of_nodes
+from cluster.node.findings import of_machine, of_nodes, of_pairs
 from cluster.node.survey import survey
 
 ANSWER_SECONDS = 4.0
@@ -94,7 +94,7 @@ def ask_server(url: str, key: str | None, authority: Path | None) -> list[Findin
             return [Finding("Cluster", Level.PROBLEM, str(error), "git pull && scripts/setup")]
         except SetupError as error:
             return [Finding("Cluster", Level.NOTE, str(error))]
-    found = of_nodes(view.nodes, versions())
+    found = of_nodes(view.nodes, versions()) + of_pairs(view.links)
     if not view.health.ok:
         found.append(Finding("Cluster", Level.PROBLEM, view.health.reason, "tandem status"))
     for date in dates:

@@ -35,6 +35,7 @@ from cluster.core.errors import (
     StepOverdue,
     TandemError,
 )
+from cluster.core.facts import Pair
 from cluster.core.ids import Epoch, RequestId, new_request_id
 from cluster.core.plan import Step, StepResult
 from cluster.core.request import Finish, Order, Piece, Request
@@ -59,6 +60,10 @@ class Crew(Protocol):
     """The machines of the cluster, as the API asks for them."""
 
     def view(self) -> tuple[MemberView, ...]: ...
+
+    def links(self) -> tuple[Pair, ...]:
+        """As in ClusterView."""
+        ...
 
     def drain(self, name: str, *, draining: bool) -> MemberView:
         """A machine, by its id or host name, is to be free, or may be used again. Raises

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from cluster.coordinator.edges import probe_pairs
 from cluster.coordinator.members import Member
+from cluster.core.facts import Pair
 from cluster.core.link import Link
-from cluster.placement.edges import Ring, choose_ring, rdma_devices
+from cluster.placement.edges import Ring, best_link, choose_ring, rdma_devices
 
 
 class Paths:
@@ -44,6 +45,15 @@ class Paths:
         """What was found between two members; empty when they were not probed."""
         return self._links.get((one.id, other.id), ())
 
+    def pairs(self, members: Sequence[Member]) -> tuple[Pair, ...]:
+        """The best link of each pair that was probed, each way, for people."""
+        return tuple(
+            _pair(one.description.hostname, other.description.hostname, links)
+            for one in members
+            for other in members
+            if one is not other and (links := self.of(one, other))
+        )
+
     def _table(self, members: Sequence[Member]) -> dict[tuple[int, int], Sequence[Link]]:
         return {
             (i, j): self.of(one, other) or [Link("", other.host, "other")]
@@ -51,3 +61,11 @@ class Paths:
             for j, other in enumerate(members)
             if i != j
         }
+
+
+def _pair(here: str, there: str, links: Sequence[Link]) -> Pair:
+    best = best_link(links)
+    if best is None:
+        return Pair(here, there, links[0].kind, error=links[0].error)
+    gigabits = best.bytes_per_second * 8 / 1e9
+    return Pair(here, there, best.kind, best.round_trip * 1e6 or None, gigabits or None)

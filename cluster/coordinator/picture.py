@@ -58,6 +58,7 @@ def picture(coordinator: Coordinator) -> ClusterView:
         uptime_seconds=now - coordinator.started,
         members=coordinator.crew.view() if coordinator.crew else (),
         history=tuple(coordinator.history),
+        links=coordinator.crew.links() if coordinator.crew else (),
     )
 
 

@@ -21,6 +21,7 @@ from cluster.coordinator.paths import Paths
 from cluster.coordinator.sources import find_sources
 from cluster.core.config import Limits
 from cluster.core.errors import EpochEnded, NotFound, NotReady, ProtocolError, SetupError
+from cluster.core.facts import Pair
 from cluster.core.ids import Epoch
 from cluster.core.view import MemberView, ServedModel
 from cluster.membership.choice import choose
@@ -114,6 +115,10 @@ class Runner:
     def view(self) -> tuple[MemberView, ...]:
         """See Crew."""
         return tuple(map(self._member_view, self._members.roster))
+
+    def links(self) -> tuple[Pair, ...]:
+        """See Crew."""
+        return self._paths.pairs(self._members.of(self._members.roster))
 
     def drain(self, name: str, *, draining: bool) -> MemberView:
         """See Crew."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cluster.core.cluster import NodeDescription
+from cluster.core.facts import Pair
 from cluster.core.request import Progress
 
 
@@ -138,3 +139,5 @@ class ClusterView:
     members: tuple[MemberView, ...] = ()
     history: tuple[EpochView, ...] = ()
     """The latest epochs that are over, the oldest first."""
+    links: tuple[Pair, ...] = ()
+    """The best way of each machine to each other, as it was measured last; none on loopback."""
