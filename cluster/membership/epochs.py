@@ -44,6 +44,8 @@ class Epochs(Generic[Fitting]):
         self._fit = fit
         self._nodes: Sequence[Node] = ()
         """Those of the latest epoch."""
+        self._running = False
+        """The latest epoch has begun."""
         self._failures = 0
         """Attempts to form a group, since an epoch ran."""
         self._quiet_since: float | None = None
@@ -62,13 +64,13 @@ class Epochs(Generic[Fitting]):
         """The machines of the next epoch, in the order of their ranks, and what they can serve.
         Raises the SetupError that says why there are none."""
         nodes, fitting = choose(self._roster.usable(now), self._fit)
-        self._nodes = nodes
+        self._nodes, self._running = nodes, False
         self.number += 1
         return nodes, fitting
 
     def begun(self) -> None:
         """The engines of the epoch have come up."""
-        self.started = True
+        self.started = self._running = True
         self._roster.worked([node.id for node in self._nodes])
 
     def look(self, now: float, *, silent: float, idle: bool) -> None:
@@ -90,17 +92,19 @@ class Epochs(Generic[Fitting]):
             raise Regrouped("more machines are here")
 
     def ended(self, error: EpochEnded | ProtocolError) -> bool:
-        """An epoch that ran is over. True when that may have been the doing of a request: an
-        engine failed by itself. Not if one of the machines is gone: then the engines of its
-        neighbours fail too, so they have to be asked.
+        """An epoch is over, or its engines were gone before it could begin. True when that may
+        have been the doing of a request: it had begun, and an engine failed by itself. Not if one
+        of the machines is gone: then the engines of its neighbours fail too, so they have to be
+        asked.
 
         Raises NotAuthorized as it is: a newer coordinator has the engines, and must not have to
         fight for them.
         """
         if isinstance(error, NotAuthorized):
             raise error from None
-        self._failures = 0
-        return type(error) is EpochEnded or isinstance(error, EngineCrashed | ProtocolError)
+        self._failures = 0 if self._running else self._failures + 1
+        alone = type(error) is EpochEnded or isinstance(error, EngineCrashed | ProtocolError)
+        return self._running and alone
 
     def failed(self, error: SetupError) -> None:
         """No group could be formed. Raises `error` when it is no use to try again: before the

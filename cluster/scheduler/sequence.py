@@ -118,8 +118,7 @@ class Sequence:
         deadline = self.request.deadline
         if deadline is not None and now >= deadline:
             return True
-        begun = self.slot is not None or self.tokens
-        return not begun and now >= self.submitted + queue_seconds
+        return self.begun is None and now >= self.submitted + queue_seconds
 
     def take(self, ids: Ids[int]) -> tuple[list[int], Finish | None]:
         """These ids were sampled for it. Which of them are its own, and its end, if it is

@@ -96,7 +96,7 @@ class Books:
 
     verdicts: list[Verdict] = field(default_factory=list)
     pauses: list[float] = field(default_factory=list)
-    """Of each fault the longest, in seconds."""
+    """Of each fault the longest, in seconds, if an answer was on its way."""
     faults: Counter[str] = field(default_factory=Counter)
     epochs: int = 0
     """Begun after the first."""
@@ -146,8 +146,9 @@ class Books:
             + ", ".join(f"{n} {kind}" for kind, n in sorted(self.faults.items()))
             + ")",
             "new epochs": self.epochs,
-            "longest pause of a stream, for each fault": f"median {median(pauses):.1f} s, "
-            f"at most {max(pauses):.1f} s",
+            "longest pause of an answer that had begun, for each fault": (
+                f"median {median(pauses):.1f} s, at most {max(pauses):.1f} s"
+            ),
             **{f"{name} at the end": count for name, count in self.left.items()},
             "coordinator's tasks, before and after": "{} / {}".format(*self.tasks),
             "coordinator's open files, before and after": "{} / {}".format(*self.handles),
@@ -197,13 +198,11 @@ def keep(
     for trouble, fired in happened:
         kind = trouble.what if isinstance(trouble.what, Outside) else trouble.what.kind
         books.faults[kind] += 1
-        books.pauses.append(
-            max((record.pause(fired.at) for record in records if _live(record, fired)), default=0.0)
-        )
+        pauses = [record.pause(fired.at) for record in records if _live(record, fired)]
+        books.pauses += [max(pauses)] if pauses else []
         if say:
-            print(
-                f"{fired.at - begin:6.1f} s  {trouble}: {books.pauses[-1]:.1f} s", file=sys.stderr
-            )
+            longest = f"{max(pauses):.1f} s" if pauses else "nobody noticed"
+            print(f"{fired.at - begin:6.1f} s  {trouble}: {longest}", file=sys.stderr)
     return books
 
 
@@ -213,9 +212,8 @@ def _come(cluster: ChaosCluster, client: Arrival, begin: float) -> Stream:
 
 
 def _live(record: Record, fired: Fired) -> bool:
-    """It was being answered then."""
-    last = record.arrivals[-1] if record.arrivals else record.sent
-    return record.sent < fired.at < last
+    """It had begun to be answered then, and went on: it was no longer waiting for its turn."""
+    return bool(record.arrivals) and record.arrivals[0] < fired.at < record.arrivals[-1]
 
 
 @contextmanager

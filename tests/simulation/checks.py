@@ -233,8 +233,10 @@ class Checks:
         """Those who had a slot are about to be blamed for it."""
         real = formation.secret in self._real
         slots = self._slots.pop(formation, [])
+        wrong = head.coordinator._in_flight and not formation.running
+        require(8, not wrong, "requests are blamed for an epoch that never began")
         live = [q for q in slots if q.finish is None]
-        if live and formation.running:
+        if live:
             require(8, real, f"requests are blamed though no engine crashed: {error!r}")
         for sequence in live:
             alone = len(slots) == 1
@@ -258,7 +260,7 @@ class Checks:
                 continue
             sequence = entry.sequence
             age = now - sequence.submitted
-            begun = sequence.slot is not None or sequence.tokens
+            begun = sequence.begun is not None
             allowed = limits.request_seconds if begun else limits.queue_seconds
             require(10, age <= allowed + LATE, f"a request is {age:.0f} s old")
         if scheduler is not None and scheduler._flights:

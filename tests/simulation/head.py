@@ -226,6 +226,7 @@ class Head(Listener):
         except EpochEnded as error:
             if formation is not None:
                 formation.over(error)
+            return
         self.machine.checks.look(self)
         self.pump()
 

@@ -130,7 +130,15 @@ def test_a_larger_group_waits_for_a_quiet_moment() -> None:
 def test_who_may_be_to_blame(error: TandemError, expected: bool) -> None:
     _, epochs = make("a")
     assert isinstance(error, EpochEnded | StepRefused | DigestMismatch)
-    assert epochs.ended(error) is expected
+    for _ in range(2):
+        epochs.next(0.0)
+        epochs.begun()
+        assert epochs.ended(error) is expected
+        assert epochs.pause == PAUSES[0]
+    for failures in (1, 2):  # nobody was computed
+        epochs.next(0.0)
+        assert not epochs.ended(error)
+        assert epochs.pause == PAUSES[failures]
 
 
 def test_a_coordinator_that_was_replaced_does_not_go_on() -> None:
@@ -158,5 +166,7 @@ def test_attempts_are_made_ever_less_often() -> None:
         epochs.failed(NodeUnreachable("nobody is here"))
         pauses.append(epochs.pause)
     assert pauses == [*PAUSES, PAUSES[-1]]
+    epochs.next(0.0)
+    epochs.begun()
     epochs.ended(NodeLost("one ran in between"))
     assert epochs.pause == PAUSES[0]

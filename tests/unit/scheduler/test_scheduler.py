@@ -455,6 +455,15 @@ def test_requests_expire_in_the_queue_and_by_their_deadline() -> None:
     harness.settle()
 
 
+def test_what_was_begun_and_lost_its_slot_is_not_late_in_the_queue() -> None:
+    harness = Harness(limits=Limits(sequences=1))
+    sequence = harness.submit("a", prompt(4000)).sequence
+    harness.plan()
+    assert sequence.begun is not None and not sequence.tokens
+    sequence.interrupt()  # as at the end of an epoch
+    assert not sequence.late(1e9, 10.0)
+
+
 def test_a_step_is_overdue_past_its_deadline() -> None:
     harness = Harness(cost=LONG)
     scheduler = harness.scheduler
