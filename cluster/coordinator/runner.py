@@ -164,8 +164,9 @@ class Runner:
         if adopt:
             epochs.number, group = left[0].spec.epoch, left
         else:
-            everyone = self._members.of(self._members.roster)
-            sources = await find_sources(everyone, self._recipe.model, self._recipe.digest)
+            # Not those that are silent: requests wait, and would wait for their answer.
+            alive = self._members.of(self._members.roster.alive(coordinator.clock.now()))
+            sources = await find_sources(alive, self._recipe.model, self._recipe.digest)
             group = await places(
                 Epoch(epochs.number), members, fitting.kind, self._recipe, self._paths, sources
             )

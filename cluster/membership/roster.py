@@ -145,6 +145,10 @@ class Roster:
         ]
         return [node for node in here if node.barred_until <= now] or here
 
+    def alive(self, now: float) -> list[Node]:
+        """Those that were heard a moment ago, whether an epoch may use them or not."""
+        return [node for node in self if node.presence(now) is Presence.ALIVE]
+
     def gone(self, node_ids: Collection[str], now: float) -> list[str]:
         """Those of `node_ids` that are dead, or no longer known."""
         nodes = ((node_id, self._nodes.get(node_id)) for node_id in node_ids)

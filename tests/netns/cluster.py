@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from itertools import pairwise
 from typing import Any
 
@@ -26,7 +27,7 @@ def wait_until(condition: Callable[[], Any], seconds: float, what: Callable[[], 
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, f"after {seconds:g} s still not so:\n{what()}"
-        time.sleep(0.05)
+        time.sleep(0.1)
     return value
 
 
@@ -109,10 +110,9 @@ class Cluster:
     def view(self) -> dict[str, Any]:
         """What GET /cluster says; nothing while nobody answers."""
         try:
-            view = self.first.inside(httpx.get, f"{URL}/cluster").json()
-        except httpx.TransportError:
+            view: dict[str, Any] = self.first.inside(_get, "/cluster")
+        except OSError:
             return {}
-        assert isinstance(view, dict)
         return view
 
     def wait_epoch(self, world: int, after: int = 0, seconds: float = FORM_SECONDS) -> int:
@@ -166,6 +166,16 @@ class Cluster:
         """All that the processes have written."""
         programs = {"server": self.server, **self.workers}
         return "\n".join(f"--- {name}\n{program.output}" for name, program in programs.items())
+
+
+def _get(path: str) -> Any:
+    """What the server of the machine that this thread is in answers."""
+    connection = HTTPConnection("127.0.0.1", 8642, timeout=10)
+    try:
+        connection.request("GET", path)
+        return json.loads(connection.getresponse().read())
+    finally:
+        connection.close()
 
 
 def tandem(machine: Machine, *arguments: str) -> str:

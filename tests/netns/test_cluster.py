@@ -371,3 +371,6 @@ def test_four_machines_serve_one_model(tmp_path: Path) -> None:
         answer = cluster.ask(QUESTION, 16)
         answer.join()
         assert len(answer.tokens) == 16 and not answer.error
+        for program in (cluster.server, *cluster.workers.values()):
+            assert program.stop() == 0
+        assert [machine.pids() for machine in cluster.network.machines] == [[]] * 4

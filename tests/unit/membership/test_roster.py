@@ -40,6 +40,18 @@ def test_silence() -> None:
     assert ids(roster, 106.0) == ["a", "b"]
 
 
+def test_who_was_heard_a_moment_ago() -> None:
+    roster = Roster()
+    for name, heard in (("silent", 0.0), ("draining", 9.0), ("failed", 9.0)):
+        roster.arrive(name, 1, heard)
+    draining = roster.find("draining")
+    assert draining is not None
+    draining.draining = True
+    roster.failed("failed", 9.0)
+    assert [node.id for node in roster.alive(10.0)] == ["draining", "failed"]
+    assert roster.alive(9.0 + SUSPECT_SECONDS) == []
+
+
 def test_a_machine_that_was_started_again_takes_its_old_place() -> None:
     roster = Roster()
     for name in ("a", "b"):
