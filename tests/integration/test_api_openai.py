@@ -218,7 +218,7 @@ async def test_health(http: httpx.AsyncClient, coordinator: FakeCoordinator) -> 
 async def test_cluster(http: httpx.AsyncClient) -> None:
     view = (await http.get("/cluster")).json()
     assert view["model"]["id"] == "org/fake-model"
-    assert view["health"] == {"ok": True, "reason": "serving"}
+    assert view["health"] == {"ok": True, "reason": "serving", "recovering": False}
     assert view["counters"]["orphan_tokens"] == 0
 
 
