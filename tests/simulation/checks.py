@@ -76,6 +76,8 @@ class Checks:
         """Who had a slot when an epoch ended."""
         self._down: dict[Head, float] = {}
         """Since when it has had no engines, if it has none."""
+        self.slowed = False
+        """An engine was slow for a while: what was measured then is no guide."""
         self.replays = 0
         self.epochs = 0
         self.steps = 0
@@ -178,7 +180,7 @@ class Checks:
         )
         for chunk in step.chunks:
             seconds = cost.prefill(chunk.start, len(chunk.tokens))
-            learned = scheduler.pace.prefill._count >= LEARNED
+            learned = scheduler.pace.prefill._count >= LEARNED and not self.slowed
             most = (CHUNK if learned else FIRST_CHUNKS) * coordinator.pacing.chunk
             fits = seconds <= most or len(chunk.tokens) <= FIRST_CHUNK
             require(5, fits, f"a chunk of {len(chunk.tokens)} takes {seconds:.2f} s")

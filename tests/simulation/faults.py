@@ -152,6 +152,7 @@ class Faults:
         if engine is None:
             return ""
         engine.slow = 10.0
+        self._cluster.checks.slowed = True
 
         def mend() -> None:
             engine.slow = 1.0
