@@ -130,7 +130,7 @@ async def test_a_new_coordinator_finds_them_as_new(tmp_path: Path) -> None:
                 assert taken == {len(plan.steps) + 7}
                 again = await execute(newer, plan.steps)
             for client in clients:
-                with pytest.raises(EpochEnded, match="coordinator 2 was replaced by 3"):
+                with pytest.raises(NotAuthorized, match="coordinator 2 was replaced by 3"):
                     await client.send(plan.steps[7])
                     await client.next_result()
                     await client.next_result()
