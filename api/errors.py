@@ -44,6 +44,7 @@ FAULTS: dict[type[errors.TandemError], Fault] = {
     errors.Unsupported: Fault(400, _INVALID, "unsupported_parameter"),
     errors.NotFound: Fault(404, _INVALID, "not_found"),
     errors.ModelNotFound: Fault(404, _INVALID, "model_not_found"),
+    errors.ModelDoesNotFit: Fault(400, _INVALID, "model_does_not_fit"),
     errors.OffsetLost: Fault(400, _INVALID, "offset_lost"),
     errors.AccessDenied: Fault(401, _INVALID, "invalid_api_key"),
     errors.HostRefused: Fault(403, _INVALID, "host_not_allowed"),

@@ -41,6 +41,7 @@ from cluster.core.plan import Step, StepResult
 from cluster.core.request import Finish, Order, Piece, Request
 from cluster.core.shelf import ShelfNews, ShelfOrder, Shelved
 from cluster.core.view import ClusterView, EpochView, Health, MemberView, ServedModel
+from cluster.membership.fleet import Use
 from cluster.scheduler.events import Drained, Event, Released, Sampled
 from cluster.scheduler.pace import Pace
 from cluster.scheduler.scheduler import Scheduler
@@ -114,6 +115,11 @@ class Coordinator:
         self._in_flight: list[Entry] = []
         """Requests that had a slot when the last epoch ended."""
         self._waiting_for = "starting"
+        self.resting = False
+        """The model is not loaded, and will be for the requests that come: until then they wait
+        as in a queue."""
+        self.held = False
+        """New requests are kept out of the plan."""
         self._closing = False
         self._said_full = False
         self._exposition = Exposition(self)
@@ -141,7 +147,7 @@ class Coordinator:
         except TandemError as error:
             self.tally.refused(error)
             raise
-        return Generation(entry, self._cancel)
+        return Generation(entry)
 
     def _take(self, order: Order, prefix: str) -> Entry:
         self._check_accepting()
@@ -178,7 +184,7 @@ class Coordinator:
             self.channels.remove(request.id)
             raise
         text = TextStream(self.tokenizer, order.stop, markers=order.markers)
-        entry = Entry(request, sequence, channel, text)
+        entry = Entry(request, sequence, channel, text, cancel=self._cancel)
         if order.record_steps:
             entry.steps = deque(maxlen=STEPS_KEPT)
         self.journal[request.id] = entry
@@ -186,8 +192,9 @@ class Coordinator:
         return entry
 
     def _queue(self, channel: TokenChannel, request: Request, now: float) -> Live:
-        """Put it into the plan, or between epochs into the journal only, for the next."""
-        if self.scheduler is not None:
+        """Put it into the plan; between epochs, and while requests are held, into the journal
+        only."""
+        if self.scheduler is not None and not self.held:
             return self.scheduler.submit(channel, request, now)
         if len(self.journal) >= self.limits.queue + self.limits.sequences:
             raise QueueFull(f"{len(self.journal)} requests are waiting already", retry_after=5)
@@ -207,7 +214,8 @@ class Coordinator:
         if self._closing:
             return Health(False, "stopping")
         if self.scheduler is None:
-            return Health(False, self._waiting_for, recovering=self._recovering(now))
+            recovering = self.resting or self._recovering(now)
+            return Health(False, self._waiting_for, recovering=recovering)
         if self.scheduler.overdue(now):
             return Health(False, "a step is past its deadline")
         return Health(True, "serving")
@@ -252,16 +260,14 @@ class Coordinator:
             disk_bytes=disk_bytes,
             pace=self._paces.get(self._world),
         )
+        self.resting = self.held = False
         self._advanced = self._began = self.clock.now()
         if self._down is not None:
             self.tally.recovered(self._advanced - self._down, len(self.journal))
             self._down = None
         # Those that may be what crashes engines first: nobody else is there to suffer.
         for entry in sorted(self.journal.values(), key=lambda entry: not entry.sequence.alone):
-            try:
-                self.scheduler.resume(entry.channel, entry.sequence)
-            except InvalidRequest as error:  # the epoch before had more room
-                self._drop(entry, EpochEnded(f"the cluster has become smaller: {error}"))
+            self._resume(self.scheduler, entry)
         self.planned.set()
 
     def next(self) -> tuple[list[ShelfOrder], Step | None]:
@@ -346,6 +352,54 @@ class Coordinator:
             if sequence.slot is not None or sequence.reserved:
                 sequence.interrupt()
 
+    def rest(self) -> None:
+        """Its engines are gone as somebody wished, or were never there: requests wait for as long
+        as in a queue, and whoever runs it starts engines for them."""
+        self.resting, self.held, self._down = True, False, None
+        self._waiting_for = "not loaded"
+
+    def hold(self) -> None:
+        """Requests that come are kept out of the plan, until `release` or the next epoch."""
+        self.held = True
+
+    def release(self) -> None:
+        """Those that were kept out of the plan come into it."""
+        self.held = False
+        if self.scheduler is not None:
+            for entry in list(self.journal.values()):
+                if entry.request.id not in self.scheduler.sequences:
+                    self._resume(self.scheduler, entry)
+            self.planned.set()
+
+    def give(self, request_id: RequestId) -> Entry:
+        """Hand over a request that no plan has, to another coordinator of the same model. Raises
+        KeyError when there is none."""
+        entry = self.journal.pop(request_id)
+        self.channels.give(request_id)
+        return entry
+
+    def take(self, entry: Entry) -> None:
+        """Go on with a request that another coordinator gave."""
+        self.channels.register(entry.channel)
+        self.journal[entry.request.id] = entry
+        entry.cancel = self._cancel
+        if self.scheduler is not None:
+            self._resume(self.scheduler, entry)
+            self.tally.replayed += 1
+            self.planned.set()
+
+    def fail(self, error: TandemError) -> None:
+        """Every live request fails with `error`; others may come."""
+        self._fail_all(error)
+
+    def use(self) -> Use:
+        """What is asked of it now."""
+        planned = self.scheduler.sequences if self.scheduler is not None else {}
+        entries = self.journal.values()
+        waiting = sum(e.sequence.begun is None and e.request.id not in planned for e in entries)
+        since = min((entry.sequence.submitted for entry in entries), default=0.0)
+        return Use(len(entries) - waiting, waiting, since)
+
     def silent_for(self) -> float:
         """Seconds since the last result of a step, or the beginning of the epoch."""
         return self.clock.now() - self._advanced
@@ -421,12 +475,19 @@ class Coordinator:
         if entry is None:
             return
         self._close(entry, finish, error)
-        if self.scheduler is None:
+        if self.scheduler is None or request_id not in self.scheduler.sequences:
             self._handle(Released(request_id))
             return
         for event in self.scheduler.end(request_id, finish):
             self._handle(event)
         self.planned.set()
+
+    def _resume(self, scheduler: Scheduler, entry: Entry) -> None:
+        """A request that no plan has comes into this one, if it fits."""
+        try:
+            scheduler.resume(entry.channel, entry.sequence)
+        except InvalidRequest as error:  # the epoch before had more room
+            self._drop(entry, EpochEnded(f"the cluster has become smaller: {error}"))
 
     def _drop(self, entry: Entry, error: TandemError) -> None:
         """The request fails, and no plan knows it."""
@@ -457,5 +518,6 @@ class Coordinator:
     def _check_accepting(self) -> None:
         if self._closing:
             raise ShuttingDown("the server is stopping", retry_after=5)
-        if self.scheduler is None and not self._recovering(self.clock.now()):
+        waits = self.resting or self._recovering(self.clock.now())
+        if self.scheduler is None and not waits:
             raise NotReady(f"not ready: {self._waiting_for}", retry_after=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
 
@@ -19,10 +19,9 @@ class Generation:
     Used as a context manager: leaving it cancels what still runs. One reader at a time.
     """
 
-    def __init__(self, entry: Entry, cancel: Callable[[RequestId], None]) -> None:
+    def __init__(self, entry: Entry) -> None:
         self._entry = entry
         self._channel = entry.channel
-        self._cancel = cancel
         self._changed = asyncio.Event()
         self._channel.wake = self._changed.set
 
@@ -68,7 +67,7 @@ class Generation:
 
     def cancel(self) -> None:
         """Stop it: an edit to the next step. Never blocks; once it is over, does nothing."""
-        self._cancel(self.id)
+        self._entry.cancel(self.id)
 
     async def __aenter__(self) -> Self:
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cluster.core.channel import TokenChannel
@@ -13,6 +14,10 @@ from cluster.text.stream import TextStream
 
 STEPS_KEPT = 4096
 """Steps of one request that are recorded, if it wants that: the latest ones."""
+
+
+def _nobody(request_id: RequestId) -> None:
+    """No coordinator has it yet."""
 
 
 @dataclass(slots=True)
@@ -35,6 +40,8 @@ class Entry:
     """When the channel was closed."""
     steps: deque[StepTiming] | None = None
     """Steps that computed for it, the latest ones; None unless asked for."""
+    cancel: Callable[[RequestId], None] = _nobody
+    """Of the coordinator that has it now."""
 
     @property
     def usage(self) -> Usage:

@@ -46,6 +46,11 @@ class ChannelTable:
             raise ValueError(f"request {channel.request_id} already has a channel")
         self._channels[channel.request_id] = channel
 
+    def give(self, request_id: RequestId) -> TokenChannel:
+        """Take out a channel that goes on, to be registered in another table at once. Raises
+        KeyError when there is none."""
+        return self._channels.pop(request_id)
+
     def find(self, request_id: RequestId, tokens: int) -> TokenChannel | None:
         """The open channel for `tokens` new tokens. None when there is none to deliver to; the
         tokens are then counted as drained, or as orphans."""

@@ -8,6 +8,7 @@
     │   ├── Unsupported
     │   ├── NotFound
     │   │   └── ModelNotFound
+    │   ├── ModelDoesNotFit
     │   ├── OffsetLost
     │   ├── AccessDenied
     │   ├── HostRefused
@@ -103,6 +104,11 @@ class NotFound(RequestError):
 
 class ModelNotFound(NotFound):
     """Raised when a request names a model that is not being served."""
+
+
+class ModelDoesNotFit(RequestError):
+    """Raised when a request names a model for which the machines that are here have no room,
+    whatever else is unloaded; says what it needs and what there is."""
 
 
 class OffsetLost(RequestError):

@@ -7,8 +7,8 @@ Whoever runs epochs asks: `next`, then `begun`, `look` now and then, and at the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Collection, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from cluster.core.errors import (
     EngineCrashed,
@@ -21,7 +21,7 @@ from cluster.core.errors import (
     SetupError,
 )
 from cluster.membership.choice import choose
-from cluster.membership.roster import DEAD_SECONDS, Node, Roster
+from cluster.membership.roster import DEAD_SECONDS, Node
 
 FORMING_ATTEMPTS = 2
 """Before the first epoch runs: a port that was free a moment ago may be taken by now."""
@@ -34,14 +34,56 @@ Fitting = TypeVar("Fitting")
 """What a group can serve; nothing here looks at it."""
 
 
+class Places(Protocol):
+    """The machines that a group may use: a Roster, or a part of one."""
+
+    def usable(self, now: float) -> list[Node]:
+        """See Roster."""
+        ...
+
+    def gone(self, node_ids: Collection[str], now: float) -> list[str]:
+        """See Roster."""
+        ...
+
+    def find(self, node_id: str) -> Node | None:
+        """See Roster."""
+        ...
+
+    def worked(self, node_ids: Collection[str]) -> None:
+        """See Roster."""
+        ...
+
+
+class Numbers:
+    """Numbers of epochs, none of them twice: groups that run side by side share them."""
+
+    def __init__(self) -> None:
+        self._latest = 0
+
+    def next(self) -> int:
+        """One more than any before."""
+        self._latest += 1
+        return self._latest
+
+    def taken(self, number: int) -> None:
+        """An epoch has this one already."""
+        self._latest = max(self._latest, number)
+
+
 class Epochs(Generic[Fitting]):
     """The epochs of one coordinator."""
 
-    def __init__(self, roster: Roster, fit: Callable[[Sequence[Node]], Fitting]) -> None:
+    def __init__(
+        self,
+        roster: Places,
+        fit: Callable[[Sequence[Node]], Fitting],
+        numbers: Numbers | None = None,
+    ) -> None:
         """`fit` says what machines can serve together, or raises the SetupError that says why
         they can't."""
         self._roster = roster
         self._fit = fit
+        self._numbers = numbers or Numbers()
         self._nodes: Sequence[Node] = ()
         """Those of the latest epoch."""
         self._running = False
@@ -52,8 +94,9 @@ class Epochs(Generic[Fitting]):
         self.asked = False
         """A person wants a larger group, if there can be one, now and not in a quiet moment."""
         self.number = 0
-        """Of the latest epoch that was tried. To be set where it is that of engines which an
-        earlier coordinator has left."""
+        """Of the latest epoch that was tried."""
+        self.attempts = 0
+        """How many were tried."""
         self.started = False
         """An epoch has run."""
 
@@ -67,8 +110,14 @@ class Epochs(Generic[Fitting]):
         Raises the SetupError that says why there are none."""
         nodes, fitting = choose(self._roster.usable(now), self._fit)
         self._nodes, self._running = nodes, False
-        self.number += 1
+        self.number = self._numbers.next()
+        self.attempts += 1
         return nodes, fitting
+
+    def adopted(self, number: int) -> None:
+        """The epoch that was tried is that of engines which an earlier coordinator has left."""
+        self.number = number
+        self._numbers.taken(number)
 
     def begun(self) -> None:
         """The engines of the epoch have come up."""

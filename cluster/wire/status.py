@@ -29,6 +29,7 @@ STATUS: dict[type[TandemError], grpc.StatusCode] = {
     errors.Unsupported: grpc.StatusCode.UNIMPLEMENTED,
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
     errors.ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.ModelDoesNotFit: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.OffsetLost: grpc.StatusCode.OUT_OF_RANGE,
     errors.AccessDenied: grpc.StatusCode.UNAUTHENTICATED,
     errors.HostRefused: grpc.StatusCode.PERMISSION_DENIED,
