@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from cluster.coordinator.adopt import left_behind
+from cluster.coordinator.adopt import clear, left_behind, whole
 from cluster.coordinator.coordinator import Coordinator
 from cluster.coordinator.drive import WATCH_SECONDS, drive, first_leaf
 from cluster.coordinator.epoch import EngineState, Progress, Recipe, all_answer, open_epoch, places
@@ -159,11 +159,13 @@ class Runner:
         if not self.started.is_set():
             coordinator.waiting_for("loading the model")
         epochs = self._epochs
-        left = await left_behind(members, self._recipe) if epochs.number == 1 else []
-        adopt = bool(left) and {place.member for place in left} == set(members)
+        left = await left_behind(members, self._recipe.incarnation)
+        group = whole(left, self._recipe) if epochs.number == 1 else []
+        adopt = bool(group) and {place.member for place in group} == set(members)
         if adopt:
-            epochs.number, group = left[0].spec.epoch, left
+            epochs.number = group[0].spec.epoch
         else:
+            await clear(left, self._recipe.incarnation)
             # Not those that are silent: requests wait, and would wait for their answer.
             alive = self._members.of(self._members.roster.alive(coordinator.clock.now()))
             sources = await find_sources(alive, self._recipe.model, self._recipe.digest)

@@ -11,7 +11,7 @@ import grpc
 
 from cluster.core.cluster import EngineEvent, LaunchSpec, Loading, NodeDescription
 from cluster.core.errors import TandemError
-from cluster.core.ids import Epoch, Rank
+from cluster.core.ids import Rank
 from cluster.core.link import Listening, ProbeOrder, ProbeResult
 from cluster.core.manifest import Manifest, Wanted
 from cluster.trust.certificate import Role
@@ -69,18 +69,22 @@ class NodeHandler(Protocol):
         """Starts an engine and tells of its life; closing the generator lets go of it."""
         ...
 
-    def attach(self, epoch: Epoch, rank: Rank) -> AsyncGenerator[EngineEvent, None]:
-        """Tells of the life of an engine that runs already; closing the generator lets go of it.
-        Raises NotFound when there is none."""
+    def attach(
+        self, secret: str, rank: Rank, incarnation: int
+    ) -> AsyncGenerator[EngineEvent, None]:
+        """Tells of the life of an engine that runs already, of the epoch with that secret;
+        closing the generator lets go of it. Raises NotFound when there is none, NotAuthorized
+        when a coordinator newer than `incarnation` has asked for that epoch."""
         ...
 
     def orphans(self) -> Sequence[LaunchSpec]:
-        """What the engines were launched with that run here and that no call holds."""
+        """What the engines were launched with that run here and that no call holds, each with
+        the incarnation of the newest coordinator that has asked for it."""
         ...
 
-    async def stop(self, epoch: Epoch, *, now: bool = False) -> int:
-        """Kills every engine of an epoch; returns how many, once they are gone. With `now`,
-        without letting them end by themselves."""
+    async def stop(self, secret: str, incarnation: int, *, now: bool = False) -> int:
+        """Kills every engine of the epoch with that secret; returns how many, once they are gone.
+        With `now`, without letting them end by themselves. Raises NotAuthorized as `attach`."""
         ...
 
     async def has(self, wanted: Wanted) -> int | None:
@@ -193,7 +197,8 @@ class _Servicer(node_pb2_grpc.NodeServicer):
     async def Attach(  # type: ignore[override]  # noqa: N802
         self, request: node_pb2.AttachRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
-        await _tell(self._handler.attach(Epoch(request.epoch), Rank(request.rank)), context)
+        rank = Rank(request.rank)
+        await _tell(self._handler.attach(request.secret, rank, request.incarnation), context)
 
     async def Orphans(  # noqa: N802
         self, request: node_pb2.OrphansRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -204,7 +209,7 @@ class _Servicer(node_pb2_grpc.NodeServicer):
         self, request: node_pb2.StopRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> node_pb2.StopReply:
         try:
-            stopped = await self._handler.stop(Epoch(request.epoch), now=request.now)
+            stopped = await self._handler.stop(request.secret, request.incarnation, now=request.now)
         except TandemError as error:
             await abort(context, error)
         return node_pb2.StopReply(stopped=stopped)

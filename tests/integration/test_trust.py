@@ -419,7 +419,7 @@ class TestIntruders:
                 await client.manifest(wanted, lambda _: None)
             with pytest.raises(ModelUnavailable, match="this machine has no demo"):
                 await client.read_chunk(wanted, "config.json", 0, 1)
-            for call in (client.describe(), client.orphans(), client.stop(Epoch(1))):
+            for call in (client.describe(), client.orphans(), client.stop("secret 1", 1)):
                 with pytest.raises(NotAuthorized, match="only a coordinator may call this"):
                     await call
         async with NodeClient(ports["agent"], foreign(cluster, tmp_path / "f")) as client:

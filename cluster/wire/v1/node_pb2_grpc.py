@@ -139,7 +139,8 @@ class NodeServicer:
 
     def Attach(self, request, context):
         """Holds an engine that runs already, after the call that launched it broke: what Launch tells,
-        from the start. NotFound when there is none.
+        from the start. NotFound when there is none, or nothing is known of the secret; NotAuthorized
+        for a coordinator that a newer one has replaced.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,6 +156,7 @@ class NodeServicer:
 
     def Stop(self, request, context):
         """Kills every engine of an epoch (SIGTERM, then SIGKILL) and returns when they are gone.
+        NotAuthorized for a coordinator that a newer one has replaced.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
