@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute, Route
 
 from api.access import OPEN_POLICY, Access, AccessPolicy
 from api.access_log import AccessLog
+from api.alone import Alone
 from api.bound import MOST_REQUESTS, RequestBound
 from api.convert.anthropic import AnthropicMessages
 from api.convert.bench import BenchChat
@@ -26,6 +27,7 @@ from api.routes.anthropic import count_tokens
 from api.routes.cancel import cancel
 from api.routes.docs import docs, openapi
 from api.routes.drain import drain
+from api.routes.fleet import load, overview, placement, unload
 from api.routes.generate import Generate
 from api.routes.health import cluster, health
 from api.routes.metrics import metrics
@@ -35,7 +37,7 @@ from api.routes.openai_responses import Responses
 from api.routes.streams import LookupStreams, OneStream
 from api.routes.tokens import detokenize, tokenize
 from api.service import Service
-from api.serving import Coordinator
+from api.serving import Coordinator, Fleet
 from api.streams import StreamLimits
 from cluster.core.clock import Clock
 from cluster.core.errors import TandemError
@@ -45,7 +47,7 @@ SIGN_OF_LIFE = 4.0
 
 
 def create_app(
-    coordinator: Coordinator,
+    models: Coordinator | Fleet,
     *,
     sign_of_life: float = SIGN_OF_LIFE,
     access: AccessPolicy = OPEN_POLICY,
@@ -54,9 +56,11 @@ def create_app(
     streams: StreamLimits | None = None,
     clock: Clock | None = None,
 ) -> Starlette:
-    """The API over a coordinator, which outlives it. `api.server` runs it, its lifespan too;
+    """The API over models, or one coordinator, which outlive it. `api.server` runs it, its lifespan
+    too;
     `clock` is for what streams are kept and leased by, and for the rates of API keys."""
-    service = Service(coordinator, sign_of_life, streams, clock)
+    fleet = models if isinstance(models, Fleet) else Alone(models)
+    service = Service(fleet, sign_of_life, streams, clock)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -93,13 +97,17 @@ def create_app(
 
 def _own(service: Service) -> list[BaseRoute]:
     """Tandem's own, without a version."""
-    coordinator = service.coordinator
-    bench = Generate(service, BenchChat(coordinator.view))
+    fleet = service.fleet
+    bench = Generate(service, BenchChat(fleet.view))
     return [
-        Route("/health", health(coordinator), methods=["GET"]),
-        Route("/cluster", cluster(coordinator), methods=["GET"]),
-        Route("/cluster/drain", drain(coordinator), methods=["POST"]),
-        Route("/metrics", metrics(coordinator), methods=["GET"]),
+        Route("/health", health(fleet), methods=["GET"]),
+        Route("/cluster", cluster(fleet), methods=["GET"]),
+        Route("/cluster/drain", drain(fleet), methods=["POST"]),
+        Route("/models", overview(fleet), methods=["GET"]),
+        Route("/models/load", load(fleet), methods=["POST"]),
+        Route("/models/unload", unload(fleet), methods=["POST"]),
+        Route("/models/placement", placement(fleet), methods=["GET"]),
+        Route("/metrics", metrics(fleet), methods=["GET"]),
         Route("/openapi.json", openapi, methods=["GET"]),
         Route("/docs", docs, methods=["GET"]),
         Route("/bench/chat/completions", bench, methods=["POST"]),
@@ -128,8 +136,8 @@ def _versioned(service: Service, prefix: str) -> list[BaseRoute]:
         Route(f"{prefix}/stream/{{id:path}}", stream, methods=both),
         Route(f"{prefix}/streams/lookup", LookupStreams(service.streams), methods=["POST"]),
         Route(f"{prefix}/cancel/{{id}}", cancel(service), methods=["POST"]),
-        Route(f"{prefix}/models", list_models(service.coordinator), methods=["GET"]),
-        Route(f"{prefix}/models/{{id:path}}", one_model(service.coordinator), methods=["GET"]),
+        Route(f"{prefix}/models/{{id:path}}", one_model(service.fleet), methods=["GET"]),
+        *([Route("/v1/models", list_models(service.fleet), methods=["GET"])] if prefix else []),
     ]
 
 

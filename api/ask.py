@@ -72,5 +72,8 @@ class Ask:
     cache: bool = True
     """False: computed from its first token on, and not kept."""
     record_steps: bool = False
+    keep_alive: float | None = None
+    """Seconds for which its model is kept loaded after it, infinite for ever; None for what the
+    server was told."""
     prompt_param: str = "messages"
     """The client's field that the prompt came from, for errors."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 import anyio
 
-from api.serving import Generation
+from api.serving import Answers, Generation
 from cluster.core.errors import TandemError
 from cluster.core.ids import RequestId
 from cluster.core.request import Progress, Usage
@@ -16,8 +17,10 @@ from cluster.core.request import Progress, Usage
 class Choices:
     """At least one generation, in the order of their index."""
 
-    def __init__(self, generations: Sequence[Generation]) -> None:
+    def __init__(self, generations: Sequence[Generation], model: Answers | None = None) -> None:
+        """`model` is what makes them."""
         self._generations = generations
+        self._model = model
 
     @property
     def id(self) -> RequestId:
@@ -40,7 +43,14 @@ class Choices:
     def progress(self) -> Progress:
         """Of the first that is not over."""
         running = (one for one in self._generations if one.finish is None)
-        return next(running, self._generations[0]).progress
+        progress = next(running, self._generations[0]).progress
+        waits = self._model.loading if self._model is not None else ""
+        return replace(progress, waits=waits) if waits else progress
+
+    @property
+    def advancing(self) -> bool:
+        """There is progress, or what they wait for makes some."""
+        return self._model is None or self._model.health().advancing
 
     async def each(self, read: Callable[[int, Generation], Coroutine[Any, Any, None]]) -> None:
         """Run `read(index, generation)` for all of them at the same time.

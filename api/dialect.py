@@ -119,6 +119,8 @@ def comment(text: str) -> str:
 
 def progress_line(progress: Progress) -> str:
     """How far a request is, for a sign of life."""
+    if progress.waits:
+        return progress.waits
     match progress.phase:
         case Phase.QUEUED:
             return "queued"

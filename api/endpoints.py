@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from api.errors import FAULTS
 from api.routes.drain import DrainRequest
+from api.routes.fleet import LoadRequest, UnloadRequest
 from api.routes.ollama import REFUSED
 from api.schema import answers
 from api.schema.anthropic import CountRequest, MessagesRequest
@@ -133,8 +134,8 @@ OPERATIONS: tuple[Operation, ...] = (
         example={"conversation_ids": ["chat-1"]},
     ),
     Operation(
-        "GET", "/v1/models", "OpenAI", "List the models that are served",
-        answers.OpenAIModels, bare=True,
+        "GET", "/v1/models", "OpenAI", "List the models that may be asked for",
+        answers.OpenAIModels,
     ),
     Operation(
         "GET", "/v1/models/{id}", "OpenAI", "One model; slashes in its name stay as they are",
@@ -191,6 +192,22 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "POST", "/cluster/drain", "Server", "Move work off a machine, so that it can be unplugged",
         answers.Member, DrainRequest, errors=(400, 401, 404, 413), example={"node": "studio-2"},
+    ),
+    Operation(
+        "GET", "/models", "Server", "All models: which are loaded, where, and for how long",
+        answers.Models,
+    ),
+    Operation(
+        "POST", "/models/load", "Server", "Have a model loaded, and pinned",
+        answers.Model, LoadRequest, errors=ALL, status=202, example={"model": "name"},
+    ),
+    Operation(
+        "POST", "/models/unload", "Server", "Have a model unloaded, once it has no request",
+        answers.Model, UnloadRequest, errors=ALL, example={"model": "name"},
+    ),
+    Operation(
+        "GET", "/models/placement", "Server", "On which machines a model would go now",
+        answers.Placement, errors=(*_FOUND, 400), query=("model",),
     ),
     Operation("GET", "/", "Server", "A greeting, by which Ollama's clients know it", also=(TEXT,)),
     Operation("GET", "/openapi.json", "Server", "This document", dict[str, Any]),

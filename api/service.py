@@ -14,7 +14,7 @@ from api.convert.recall import Recall
 from api.live import Live
 from api.quota import Quota
 from api.responses_store import ResponsesStore
-from api.serving import Coordinator
+from api.serving import Fleet
 from api.streams import StreamLimits, Streams
 from cluster.core.clock import Clock, SystemClock
 
@@ -23,7 +23,7 @@ TOKENIZING_THREADS = 2
 
 
 class Service:
-    """One server's coordinator, and what the API keeps beside it. Entered while the server runs:
+    """One server's models, and what the API keeps beside it. Entered while the server runs:
     the application's lifespan does that."""
 
     tasks: asyncio.TaskGroup
@@ -32,13 +32,13 @@ class Service:
 
     def __init__(
         self,
-        coordinator: Coordinator,
+        fleet: Fleet,
         sign_of_life: float,
         streams: StreamLimits | None = None,
         clock: Clock | None = None,
     ) -> None:
         clock = clock or SystemClock()
-        self.coordinator = coordinator
+        self.fleet = fleet
         self.sign_of_life = sign_of_life
         """Seconds of silence before a stream's sign of life."""
         self.recall = Recall()
@@ -48,6 +48,11 @@ class Service:
         self.tokenizing = anyio.CapacityLimiter(TOKENIZING_THREADS)
         self.streams = Streams(streams or StreamLimits(), clock)
         self._entered = AsyncExitStack()
+
+    @property
+    def body_bytes(self) -> int:
+        """Most that a body may have."""
+        return self.fleet.default.limits.body_bytes
 
     async def __aenter__(self) -> Self:
         self.tasks = await self._entered.enter_async_context(background())

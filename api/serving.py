@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from cluster.core.config import Limits
 from cluster.core.ids import RequestId
 from cluster.core.request import Finish, Order, Piece, Progress, StepTiming, Timing, Usage
-from cluster.core.view import ClusterView, Health, MemberView, ServedModel
+from cluster.core.view import (
+    ClusterView,
+    Health,
+    MemberView,
+    ModelView,
+    PlacementView,
+    ServedModel,
+)
 from cluster.text.tokenizer import Tokenizer
 
 
@@ -67,8 +74,96 @@ class Generation(Protocol):
         ...
 
 
+class Answers(Protocol):
+    """One model, whether it is loaded or not: what a request for it asks."""
+
+    @property
+    def model(self) -> ServedModel: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """May take seconds to load: to be asked for in a thread."""
+        ...
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def loading(self) -> str:
+        """What its requests wait for; empty while it is loaded."""
+        ...
+
+    def submit(self, order: Order, *, prefix: str = ...) -> Generation:
+        """Everything decidable is decided here; raises RequestError or Busy. A model that is not
+        loaded is loaded for it."""
+        ...
+
+    def health(self) -> Health: ...
+
+
+@runtime_checkable
+class Fleet(Protocol):
+    """All that one server can answer with."""
+
+    @property
+    def default(self) -> Answers:
+        """What answers where a request names no model."""
+        ...
+
+    @property
+    def keep_alive(self) -> float | None:
+        """Seconds without a request after which a model is unloaded, unless told otherwise; None
+        for never."""
+        ...
+
+    def find(self, model: str | None) -> Answers:
+        """The model of that name, or the default; raises ModelNotFound. May be called in a
+        thread."""
+        ...
+
+    def models(self) -> Sequence[ModelView]:
+        """All that may be asked for, in their order."""
+        ...
+
+    def load(self, model: str, *, pin: bool | None = None) -> None:
+        """Have it loaded, and pinned or not; None leaves that. Raises ModelNotFound, NotReady, or
+        ModelDoesNotFit."""
+        ...
+
+    def unload(self, model: str, *, pinned: bool = True) -> None:
+        """Have it unloaded, once it has no request; one that is pinned only with `pinned`, which
+        takes the pin off it. Raises ModelNotFound."""
+        ...
+
+    def keep(self, model: str, seconds: float) -> None:
+        """Keep it for another time than `keep_alive` (infinite: for ever), until it is unloaded.
+        Raises ModelNotFound."""
+        ...
+
+    def placement(self, model: str) -> PlacementView:
+        """Where it would go. Raises ModelNotFound or NotReady."""
+        ...
+
+    def cancel(self, request_id: RequestId) -> bool:
+        """End a request as its client's wish; False when none by this id runs."""
+        ...
+
+    def health(self) -> Health: ...
+
+    def view(self) -> ClusterView: ...
+
+    def drain(self, name: str, *, draining: bool) -> MemberView:
+        """A machine, by its id or host name, is to be free, or may be used again. Raises
+        NotFound, or NotReady when nothing could be served without it."""
+        ...
+
+    def metrics(self) -> bytes:
+        """Everything that is counted, in Prometheus's text format."""
+        ...
+
+
 class Coordinator(Protocol):
-    """The one that decides."""
+    """The one that decides, for one model that is always there."""
 
     @property
     def model(self) -> ServedModel: ...

@@ -4,6 +4,7 @@ Pure; `api.convert.ollama_answer` writes the answers.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -28,8 +29,8 @@ DEFAULTS = Sampling(temperature=0.8, top_k=40, top_p=0.9)
 PREFIX = "ollama"
 
 _TAG = ":latest"
-_NO_TIME = re.compile(r"-?[0.a-z]*")
-"""A duration of nothing: "0", "0s", "0m0s"."""
+_PART = re.compile(r"([0-9.]+)(ns|us|ms|s|m|h)?")
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class _Ollama:
@@ -97,9 +98,10 @@ def served_name(model: str | None) -> str | None:
     return model and model.removesuffix(_TAG)
 
 
-def loads(body: dict[str, Any], chat: bool) -> tuple[str | None, str] | None:
-    """For a request that has nothing to answer: the model that it names and its done_reason,
-    "load" or "unload". None for others. Raises InvalidRequest."""
+def loads(body: dict[str, Any], chat: bool) -> tuple[str | None, float | None] | None:
+    """For a request that has nothing to answer: the model that it names, which is to be loaded,
+    and for how many seconds it is to be kept (as in Ask): with 0 it is to be unloaded. None for
+    others. Raises InvalidRequest."""
     asked: Asked
     if chat:
         asked = checked(OllamaChatRequest, body)
@@ -109,13 +111,18 @@ def loads(body: dict[str, Any], chat: bool) -> tuple[str | None, str] | None:
         empty = not asked.prompt and not asked.images
     if not empty:
         return None
-    return served_name(asked.model), "unload" if _no_time(asked.keep_alive) else "load"
+    return served_name(asked.model), keep_seconds(asked.keep_alive)
 
 
-def _no_time(keep_alive: str | float | None) -> bool:
+def keep_seconds(keep_alive: str | float | None) -> float | None:
+    """A duration as Go writes it ("1h30m"), or seconds; infinite where it is negative."""
+    if keep_alive is None:
+        return None
     if isinstance(keep_alive, str):
-        return _NO_TIME.fullmatch(keep_alive) is not None
-    return keep_alive == 0
+        parts = _PART.findall(keep_alive)
+        seconds = sum(float(number) * _SECONDS[unit or "s"] for number, unit in parts)
+        return math.inf if keep_alive.startswith("-") and seconds else seconds
+    return math.inf if keep_alive < 0 else float(keep_alive)
 
 
 def _ask(prompt: Chat | str, asked: Asked, param: str) -> Ask:
@@ -133,6 +140,7 @@ def _ask(prompt: Chat | str, asked: Asked, param: str) -> Ask:
         logprobs=_logprobs(asked),
         usage=True,
         wish=_wish(asked.format),
+        keep_alive=keep_seconds(asked.keep_alive),
         prompt_param=param,
     )
 

@@ -47,17 +47,20 @@ def tokens_object(
     return made
 
 
-def to_detokenize(body: dict[str, Any], vocab_size: int) -> tuple[list[int], str | None]:
-    """The ids, and the model that is asked for. Raises InvalidRequest for an id without a
-    token."""
+def to_detokenize(body: dict[str, Any]) -> tuple[list[int], str | None]:
+    """The ids, and the model that is asked for. Raises InvalidRequest."""
     asked = checked(DetokenizeRequest, body)
-    unknown = next((place for place, i in enumerate(asked.tokens) if i >= vocab_size), None)
+    return asked.tokens, asked.model
+
+
+def check_ids(ids: Sequence[int], vocab_size: int) -> None:
+    """Raise InvalidRequest for an id without a token."""
+    unknown = next((place for place, i in enumerate(ids) if i >= vocab_size), None)
     if unknown is not None:
         param = f"tokens[{unknown}]"
         raise InvalidRequest(
             f"{param}: this model's token ids are 0 to {vocab_size - 1}", param=param
         )
-    return asked.tokens, asked.model
 
 
 def text_object(text: str) -> dict[str, Any]:

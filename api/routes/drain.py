@@ -12,7 +12,7 @@ from api.body import parse_object, read_body
 from api.convert.fields import checked
 from api.routes.models import Endpoint
 from api.routes.posted import LEFT
-from api.serving import Coordinator
+from api.serving import Fleet
 from cluster.core.errors import AccessDenied
 from cluster.wire.security import is_loopback
 
@@ -32,7 +32,7 @@ class DrainRequest(BaseModel):
     """It may be used again."""
 
 
-def drain(coordinator: Coordinator) -> Endpoint:
+def drain(fleet: Fleet) -> Endpoint:
     """Only on the machine that serves: keys are for those who ask models something."""
 
     async def endpoint(request: Request) -> Response:
@@ -42,6 +42,6 @@ def drain(coordinator: Coordinator) -> Endpoint:
         if body is None:
             return Response(status_code=LEFT)
         order = checked(DrainRequest, parse_object(body))
-        return JSONResponse(asdict(coordinator.drain(order.node, draining=not order.undo)))
+        return JSONResponse(asdict(fleet.drain(order.node, draining=not order.undo)))
 
     return endpoint

@@ -30,9 +30,8 @@ from api.follow import follow
 from api.hangup import until_hangup
 from api.replay import Replay
 from api.request_id import request_id
-from api.routes.models import check_model
 from api.service import Service
-from api.serving import Generation
+from api.serving import Answers, Generation
 from api.sse import Connection, Sink, signs_of_life
 from api.streams import Production, Stream
 from api.terms import Terms, terms_of
@@ -48,13 +47,12 @@ class Generate:
 
     def __init__(self, service: Service, dialect: Dialect) -> None:
         self._service = service
-        self._coordinator = service.coordinator
         self._dialect = dialect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         ours = request_id(scope)
         try:
-            body = await read_body(scope, receive, self._coordinator.limits.body_bytes)
+            body = await read_body(scope, receive, self._service.body_bytes)
             if body is None:
                 return
             async with until_hangup(receive):
@@ -70,9 +68,9 @@ class Generate:
         streams, terms, caller = self._service.streams, terms_of(scope), caller_of(scope)
         compared = terms.lasting or len(streams) > 0
 
-        def read() -> tuple[Prepared, Terms]:
+        def read() -> tuple[Prepared, Answers, Terms]:
             whole = terms.asking(scope["path"], body) if compared else terms
-            return self._read(body, caller), whole
+            return *self._read(body, caller), whole
 
         async with AsyncExitStack() as stack:
             try:
@@ -84,11 +82,13 @@ class Generate:
             # In a thread, so that a long prompt doesn't stall other streams. Not abandoned when
             # the client leaves: the limiter counts it until it is done.
             with anyio.CancelScope(shield=terms.lasting):
-                prepared, terms = await to_thread.run_sync(read, limiter=self._service.tokenizing)
+                prepared, model, terms = await to_thread.run_sync(
+                    read, limiter=self._service.tokenizing
+                )
             if terms.lasting and self._may_last(prepared):
                 # What goes on without its client stays on its key's account.
                 held = stack.pop_all()
-                begin = partial(self._begin, prepared, request_id(scope), caller, held)
+                begin = partial(self._begin, model, prepared, request_id(scope), caller, held)
                 async with held, streams.opened(terms, begin) as (stream, found):
                     await follow(stream, send, _place(stream, terms) if found else 0, found=found)
                 return
@@ -97,7 +97,7 @@ class Generate:
                 with orphan.followed():
                     await follow(orphan, send, _place(orphan, terms), found=True)
                 return
-            reply = await self._submit(prepared, stack, request_id(scope), caller)
+            reply = await self._submit(model, prepared, stack, request_id(scope), caller)
             await self._tell(reply, prepared, stack, caller, send)
 
     async def _tell(
@@ -134,41 +134,49 @@ class Generate:
             await follow(stream, send, _place(stream, terms), found=True)
         return True
 
-    def _read(self, body: bytes, caller: Caller) -> Prepared:
-        """All that can be checked without the coordinator's state."""
+    def _read(self, body: bytes, caller: Caller) -> tuple[Prepared, Answers]:
+        """All that can be checked without a coordinator's state, and the model that is asked."""
         ask = self._dialect.read(parse_object(body))
-        check_model(ask.model, self._coordinator.model)
+        model = self._service.fleet.find(ask.model)
         try:
-            return prepare(
+            prepared = prepare(
                 ask,
-                self._coordinator.tokenizer,
+                model.tokenizer,
                 self._service.recall,
                 owner=caller.owner,
                 scope=caller.cache_scope,
                 fresh_seed=secrets.randbits(63),
             )
+            return prepared, model
         except RequestError as error:
             raise _named(error, ask.prompt_param) from error
 
     async def _submit(
-        self, prepared: Prepared, stack: AsyncExitStack, ours: str, caller: Caller
+        self,
+        model: Answers,
+        prepared: Prepared,
+        stack: AsyncExitStack,
+        ours: str,
+        caller: Caller,
     ) -> Reply:
         """Submit all or none. Whatever ends the stack's block cancels those that still run."""
         generations: list[Generation] = []
         begun = time.monotonic()
         for order in prepared.orders:
             try:
-                generation = self._coordinator.submit(order, prefix=self._dialect.prefix)
+                generation = model.submit(order, prefix=self._dialect.prefix)
             except RequestError as error:
                 raise _named(error, prepared.ask.prompt_param) from error
             stack.callback(_log_end, generation, ours, begun)
             stack.enter_context(self._service.live.entered(generation.id, caller.owner))
             generations.append(await stack.enter_async_context(generation))
-        choices = Choices(generations)
+        if prepared.ask.keep_alive is not None:
+            self._service.fleet.keep(model.model.id, prepared.ask.keep_alive)
+        choices = Choices(generations, model)
         return Reply(
             id=choices.id,
             request_id=ours,
-            model=self._coordinator.model.id,
+            model=model.model.id,
             created=time.time(),
             ask=prepared.ask,
             choices=choices,
@@ -181,6 +189,7 @@ class Generate:
 
     async def _begin(
         self,
+        model: Answers,
         prepared: Prepared,
         ours: str,
         caller: Caller,
@@ -189,7 +198,7 @@ class Generate:
     ) -> Production:
         """Submit, for an answer that goes on when its client leaves. `stack` is left when the
         answer is over, and with it what was `held` for the request."""
-        reply = await self._submit(prepared, stack, ours, caller)
+        reply = await self._submit(model, prepared, stack, ours, caller)
         stack.push_async_exit(held.pop_all())
         writer = self._dialect.writer(reply)
 
@@ -220,8 +229,7 @@ class Generate:
         self, reply: Reply, prepared: Prepared, writer: Writer, sink: Sink, caller: Caller
     ) -> None:
         def say() -> str | None:
-            advancing = self._coordinator.health().advancing
-            return writer.life(reply.choices.progress) if advancing else None
+            return writer.life(reply.choices.progress) if reply.choices.advancing else None
 
         await sink.start(self._dialect.content_type, self._headers(prepared))
         async with signs_of_life(sink, self._service.sign_of_life, say):

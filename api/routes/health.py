@@ -8,14 +8,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from api.routes.models import Endpoint
-from api.serving import Coordinator
+from api.serving import Fleet
 
 
-def health(coordinator: Coordinator) -> Endpoint:
+def health(fleet: Fleet) -> Endpoint:
     """200 while steps advance or none are wanted, else 503; with the reason."""
 
     async def endpoint(request: Request) -> Response:
-        now = coordinator.health()
+        now = fleet.health()
         body = {"status": "ok" if now.ok else "unhealthy", "reason": now.reason}
         headers = {"cache-control": "no-store"} if now.ok else {"Retry-After": "1"}
         return JSONResponse(body, status_code=200 if now.ok else 503, headers=headers)
@@ -23,10 +23,10 @@ def health(coordinator: Coordinator) -> Endpoint:
     return endpoint
 
 
-def cluster(coordinator: Coordinator) -> Endpoint:
+def cluster(fleet: Fleet) -> Endpoint:
     """The ClusterView, field by field."""
 
     async def endpoint(request: Request) -> Response:
-        return JSONResponse(asdict(coordinator.view()), headers={"cache-control": "no-store"})
+        return JSONResponse(asdict(fleet.view()), headers={"cache-control": "no-store"})
 
     return endpoint

@@ -7,14 +7,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.routes.models import Endpoint
-from api.serving import Coordinator
+from api.serving import Fleet
 
 
-def metrics(coordinator: Coordinator) -> Endpoint:
+def metrics(fleet: Fleet) -> Endpoint:
     """Prometheus's text format; docs/metrics.md has the names."""
 
     async def endpoint(request: Request) -> Response:
         headers = {"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store"}
-        return Response(coordinator.metrics(), headers=headers)
+        return Response(fleet.metrics(), headers=headers)
 
     return endpoint

@@ -3,57 +3,53 @@ its header."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from api.serving import Coordinator
-from cluster.core.errors import ModelNotFound
-from cluster.core.view import ServedModel
+from api.serving import Fleet
+from cluster.core.view import ModelView
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def check_model(asked: str | None, served: ServedModel) -> None:
-    """Raise ModelNotFound when a request names another model than the one served."""
-    if asked is not None and asked != served.id:
-        raise ModelNotFound(
-            f"the model {asked[:200]!r} is not served here; {served.id!r} is", param="model"
-        )
-
-
-def list_models(coordinator: Coordinator) -> Endpoint:
-    """All models: the one."""
+def list_models(fleet: Fleet) -> Endpoint:
+    """All models, loaded or not."""
 
     async def endpoint(request: Request) -> Response:
-        model = coordinator.model
-        if not _from_anthropic(request):
-            return JSONResponse({"object": "list", "data": [model_object(model)]})
-        ends = {"first_id": model.id, "last_id": model.id}
-        return JSONResponse({"data": [anthropic_model(model)], "has_more": False, **ends})
+        return JSONResponse(listed(fleet.models(), anthropic=from_anthropic(request)))
 
     return endpoint
 
 
-def one_model(coordinator: Coordinator) -> Endpoint:
-    """The one, if it is asked for by its name."""
+def one_model(fleet: Fleet) -> Endpoint:
+    """One, by its name."""
 
     async def endpoint(request: Request) -> Response:
-        check_model(request.path_params["id"], coordinator.model)
-        shape = anthropic_model if _from_anthropic(request) else model_object
-        return JSONResponse(shape(coordinator.model))
+        wanted = fleet.find(request.path_params["id"]).model.id
+        model = next(each for each in fleet.models() if each.id == wanted)
+        shape = anthropic_model if from_anthropic(request) else model_object
+        return JSONResponse(shape(model))
 
     return endpoint
 
 
-def _from_anthropic(request: Request) -> bool:
+def listed(models: Sequence[ModelView], *, anthropic: bool) -> dict[str, Any]:
+    """A list of models, as OpenAI has it, or Anthropic."""
+    if not anthropic:
+        return {"object": "list", "data": [model_object(model) for model in models]}
+    ends = {"first_id": models[0].id, "last_id": models[-1].id}
+    return {"data": [anthropic_model(model) for model in models], "has_more": False, **ends}
+
+
+def from_anthropic(request: Request) -> bool:
     return "anthropic-version" in request.headers
 
 
-def anthropic_model(model: ServedModel) -> dict[str, Any]:
+def anthropic_model(model: ModelView) -> dict[str, Any]:
     """Anthropic's model object."""
     return {
         "type": "model",
@@ -65,8 +61,8 @@ def anthropic_model(model: ServedModel) -> dict[str, Any]:
     }
 
 
-def model_object(model: ServedModel) -> dict[str, Any]:
-    """OpenAI's model object; `context_length` and `demo` are ours."""
+def model_object(model: ModelView) -> dict[str, Any]:
+    """OpenAI's model object; `context_length`, `demo` and `state` are ours."""
     return {
         "id": model.id,
         "object": "model",
@@ -74,4 +70,5 @@ def model_object(model: ServedModel) -> dict[str, Any]:
         "owned_by": "tandem",
         "context_length": model.context,
         "demo": model.demo,
+        "state": model.state,
     }

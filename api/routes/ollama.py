@@ -16,16 +16,18 @@ from api.convert.fields import checked
 from api.convert.ollama import OllamaChat, OllamaGenerate, loads, served_name
 from api.convert.ollama_answer import answer_base, chat_part, generate_part, timestamp
 from api.errors import error_answer, ollama_shape
+from api.hangup import until_hangup
 from api.request_id import request_id
+from api.routes.fleet import until_loaded
 from api.routes.generate import Generate
-from api.routes.models import Endpoint, check_model
+from api.routes.models import Endpoint
 from api.routes.posted import posted
 from api.schema.ollama import OllamaShowRequest
 from api.service import Service
-from api.serving import Coordinator
+from api.serving import Fleet
 from cluster.core.errors import InvalidRequest, NotReady, TandemError, Unsupported
 from cluster.core.versions import versions
-from cluster.core.view import ServedModel
+from cluster.core.view import ModelView
 
 API_LEVEL = "0.12.11"
 """The version of Ollama whose API this is (it brought logprobs). Clients compare it with the
@@ -72,48 +74,54 @@ async def version(request: Request) -> Response:
     return JSONResponse({"version": API_LEVEL, "tandem": versions().tandem})
 
 
-def tags(coordinator: Coordinator) -> Endpoint:
-    """GET /api/tags: all models, the one."""
+def tags(fleet: Fleet) -> Endpoint:
+    """GET /api/tags: all models, loaded or not."""
 
     async def endpoint(request: Request) -> Response:
-        size = sum(rank.weight_bytes for rank in coordinator.view().ranks)
-        model = coordinator.model
-        entry = {**_named(model), "modified_at": timestamp(model.created), "size": size}
-        return JSONResponse({"models": [entry]})
+        entries = [
+            {**_named(m.id), "modified_at": timestamp(m.created), "size": m.weight_bytes}
+            for m in fleet.models()
+        ]
+        return JSONResponse({"models": entries})
 
     return endpoint
 
 
-def loaded(coordinator: Coordinator) -> Endpoint:
+def loaded(fleet: Fleet) -> Endpoint:
     """GET /api/ps: the models that are in memory."""
 
     async def endpoint(request: Request) -> Response:
-        view = coordinator.view()
-        size = sum(rank.memory_bytes for rank in view.ranks)
-        entry = {
-            **_named(view.model),
-            "size": size,
-            "size_vram": size,
-            "expires_at": NEVER,
-            "context_length": view.model.context,
-        }
-        return JSONResponse({"models": [entry] if view.health.ok else []})
+        entries = [_process(model) for model in fleet.models() if model.state == "loaded"]
+        return JSONResponse({"models": entries})
 
     return endpoint
+
+
+def _process(model: ModelView) -> dict[str, Any]:
+    size = sum(rank.memory_bytes for replica in model.replicas for rank in replica.ranks)
+    left = model.expires_in_seconds
+    if left is None:  # never, or not before the requests that it has are over
+        left = model.keep_alive_seconds if model.requests and not model.pinned else None
+    return {
+        **_named(model.id),
+        "size": size,
+        "size_vram": size,
+        "expires_at": NEVER if left is None else timestamp(time.time() + left),
+        "context_length": model.context,
+    }
 
 
 def show(service: Service) -> Endpoint:
     """POST /api/show: what is known of one model."""
-    coordinator = service.coordinator
 
     def answer(body: dict[str, Any], scope: Scope) -> dict[str, Any]:
         asked = checked(OllamaShowRequest, body)
         name = asked.model or asked.name
         if not name:
             raise InvalidRequest("model: field required", param="model")
-        model = coordinator.model
-        check_model(served_name(name), model)
-        thinks = bool(coordinator.tokenizer.notation.think_start)
+        answers = service.fleet.find(served_name(name))
+        model = answers.model
+        thinks = bool(answers.tokenizer.notation.think_start)
         return {
             "license": "",
             "modelfile": "",
@@ -129,13 +137,13 @@ def show(service: Service) -> Endpoint:
             "modified_at": timestamp(model.created),
         }
 
-    return posted(answer, service.tokenizing, coordinator.limits.body_bytes)
+    return posted(answer, service.tokenizing, service.body_bytes)
 
 
-def _named(model: ServedModel) -> dict[str, Any]:
+def _named(model: str) -> dict[str, Any]:
     # Clients show the first 12 digits. It is the name's: weights are not read for this.
-    digest = hashlib.sha256(model.id.encode()).hexdigest()
-    return {"name": model.id, "model": model.id, "digest": digest, "details": _details()}
+    digest = hashlib.sha256(model.encode()).hexdigest()
+    return {"name": model, "model": model, "digest": digest, "details": _details()}
 
 
 def _details() -> dict[str, Any]:
@@ -150,46 +158,54 @@ def _details() -> dict[str, Any]:
 
 
 class Loading:
-    """Before a generating endpoint: answers requests that have nothing to answer, with which
-    Ollama's clients load and unload a model."""
+    """Before a generating endpoint: does what requests want that have nothing to answer, with
+    which Ollama's clients load and unload a model."""
 
     def __init__(self, service: Service, generate: ASGIApp, *, chat: bool) -> None:
-        self._coordinator = service.coordinator
+        self._service = service
+        self._fleet = service.fleet
         self._generate = generate
         self._chat = chat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            body = await read_body(scope, receive, self._coordinator.limits.body_bytes)
+            body = await read_body(scope, receive, self._service.body_bytes)
             if body is None:
                 return
-            answer = self._loaded(body) if len(body) <= SMALL else None
+            found = self._found(body) if len(body) <= SMALL else None
+            if found is None:
+                await self._generate(scope, _again(body, receive), send)
+                return
+            async with until_hangup(receive):
+                answer = await self._done(*found)
+                await JSONResponse(answer)(scope, receive, send)
         except TandemError as error:
             refusal = error_answer(error, ollama_shape, request_id(scope))
             await refusal(scope, receive, send)
-            return
-        if answer is not None:
-            await JSONResponse(answer)(scope, receive, send)
-        else:
-            await self._generate(scope, _again(body, receive), send)
 
-    def _loaded(self, body: bytes) -> dict[str, Any] | None:
-        """Raises NotReady, or ModelNotFound; what else may be wrong is found where answers are
-        made."""
+    def _found(self, body: bytes) -> tuple[str | None, float | None] | None:
+        """As `loads`; what may be wrong is found where answers are made."""
         try:
-            found = loads(parse_object(body), self._chat)
+            return loads(parse_object(body), self._chat)
         except InvalidRequest:
             return None
-        if found is None:
-            return None
-        asked, reason = found
-        model = self._coordinator.model
-        check_model(asked, model)
-        if not (health := self._coordinator.health()).ok:
-            raise NotReady(f"not ready: {health.reason}", retry_after=2)
+
+    async def _done(self, asked: str | None, seconds: float | None) -> dict[str, Any]:
+        """Load or unload a model. Raises NotReady, ModelNotFound or ModelDoesNotFit."""
+        answers = self._fleet.find(asked)
+        model = answers.model.id
+        if seconds == 0:
+            self._fleet.unload(model, pinned=False)
+        else:
+            if not answers.loading and not (health := answers.health()).ok:
+                raise NotReady(f"not ready: {health.reason}", retry_after=2)
+            self._fleet.load(model)
+            if seconds is not None:
+                self._fleet.keep(model, seconds)
+            await until_loaded(self._fleet, model)
         part = chat_part("") if self._chat else generate_part("")
-        base = answer_base(model.id, time.time())
-        return {**base, **part, "done": True, "done_reason": reason}
+        reason = "unload" if seconds == 0 else "load"
+        return {**answer_base(model, time.time()), **part, "done": True, "done_reason": reason}
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
@@ -204,7 +220,7 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 def ollama_routes(service: Service) -> list[Route]:
     """All that Ollama's clients ask for."""
-    coordinator = service.coordinator
+    fleet = service.fleet
     chat = Loading(service, Generate(service, OllamaChat()), chat=True)
     generate = Loading(service, Generate(service, OllamaGenerate()), chat=False)
     return [
@@ -212,8 +228,8 @@ def ollama_routes(service: Service) -> list[Route]:
         Route("/api/chat", chat, methods=["POST"]),
         Route("/api/generate", generate, methods=["POST"]),
         Route("/api/show", show(service), methods=["POST"]),
-        Route("/api/tags", tags(coordinator), methods=["GET"]),
-        Route("/api/ps", loaded(coordinator), methods=["GET"]),
+        Route("/api/tags", tags(fleet), methods=["GET"]),
+        Route("/api/ps", loaded(fleet), methods=["GET"]),
         Route("/api/version", version, methods=["GET"]),
         *(Route(path, refused(what), methods=[method]) for path, (method, what) in REFUSED.items()),
     ]

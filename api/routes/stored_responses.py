@@ -56,7 +56,7 @@ async def follow(
     sink = Connection(send)
 
     def say() -> str | None:
-        return stored.sign() if service.coordinator.health().advancing else None
+        return stored.sign() if service.fleet.find(None).health().advancing else None
 
     last = ""
     await sink.start(SSE, headers)

@@ -8,8 +8,8 @@ from starlette.types import Scope
 
 from api.caller import caller_of
 from api.convert.orders import render
-from api.convert.tokens import text_object, to_detokenize, to_tokenize, tokens_object
-from api.routes.models import Endpoint, check_model
+from api.convert.tokens import check_ids, text_object, to_detokenize, to_tokenize, tokens_object
+from api.routes.models import Endpoint
 from api.routes.posted import posted
 from api.service import Service
 
@@ -20,26 +20,24 @@ LARGEST = 8 << 20
 def tokenize(service: Service) -> Endpoint:
     """The ids of a text, or of a conversation up to where its answer begins: the prompt that
     /v1/chat/completions would have."""
-    coordinator = service.coordinator
 
     def answer(body: dict[str, Any], scope: Scope) -> dict[str, Any]:
         ask, pieces = to_tokenize(body)
-        check_model(ask.model, coordinator.model)
-        tokenizer, owner = coordinator.tokenizer, caller_of(scope).owner
+        answers = service.fleet.find(ask.model)
+        tokenizer, owner = answers.tokenizer, caller_of(scope).owner
         _, prompt = render(ask, tokenizer, service.recall, owner=owner)
-        return tokens_object(prompt, tokenizer, coordinator.model.context, pieces=pieces)
+        return tokens_object(prompt, tokenizer, answers.model.context, pieces=pieces)
 
-    return posted(answer, service.tokenizing, min(LARGEST, coordinator.limits.body_bytes))
+    return posted(answer, service.tokenizing, min(LARGEST, service.body_bytes))
 
 
 def detokenize(service: Service) -> Endpoint:
     """The text of some ids, without special tokens."""
-    coordinator = service.coordinator
 
     def answer(body: dict[str, Any], scope: Scope) -> dict[str, Any]:
-        tokenizer = coordinator.tokenizer
-        ids, model = to_detokenize(body, tokenizer.vocab_size)
-        check_model(model, coordinator.model)
+        ids, model = to_detokenize(body)
+        tokenizer = service.fleet.find(model).tokenizer
+        check_ids(ids, tokenizer.vocab_size)
         return text_object(tokenizer.decode(ids))
 
-    return posted(answer, service.tokenizing, min(LARGEST, coordinator.limits.body_bytes))
+    return posted(answer, service.tokenizing, min(LARGEST, service.body_bytes))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cluster.core.view import ClusterView, MemberView
+from cluster.core.view import ClusterView, MemberView, ModelView, PlacementView
 
 
 class _Answer(BaseModel):
@@ -214,6 +214,8 @@ class OpenAIModel(_Answer):
     context_length: int
     """Longest prompt plus answer, in tokens."""
     demo: bool
+    state: Literal["loaded", "loading", "unloaded", "failed"] = "loaded"
+    """One that is not loaded is when it is asked for."""
 
 
 class OpenAIModels(_Answer):
@@ -221,6 +223,14 @@ class OpenAIModels(_Answer):
 
     object: Literal["list"]
     data: list[OpenAIModel]
+
+
+class Models(OpenAIModels):
+    """All models, as OpenAI has them and with all that is known of them."""
+
+    models: list[ModelView]
+    keep_alive_seconds: float | None = None
+    """Without a request, after which a model that was loaded for one is unloaded."""
 
 
 class OllamaDone(_Answer):
@@ -394,3 +404,5 @@ class HealthAnswer(_Answer):
 Cluster = ClusterView
 Member = MemberView
 """GET /cluster answers it field by field."""
+Model = ModelView
+Placement = PlacementView

@@ -91,7 +91,8 @@ class _Asked(Shape):
     think: bool | Literal["low", "medium", "high"] | None = None
     """Whether the model is to reason first, where its template can be told."""
     keep_alive: Duration | float | None = None
-    """The model is always kept; 0, and nothing to answer, is answered as if it were unloaded."""
+    """How long a model that was loaded for requests is kept after the last one: in seconds or as
+    Go writes it; negative for ever. 0, and nothing to answer, unloads any that is not pinned."""
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS), _WHOLE] | None = None
 
@@ -100,7 +101,7 @@ class OllamaChatRequest(_Asked):
     """A request to /api/chat."""
 
     messages: list[OllamaMessage] | None = None
-    """With none, the model is said to be loaded, and nothing is generated."""
+    """With none, the model is loaded, and nothing is generated."""
     tools: Any = None
     """As OpenAI has them."""
 
@@ -109,7 +110,7 @@ class OllamaGenerateRequest(_Asked):
     """A request to /api/generate."""
 
     prompt: str | None = None
-    """With none, the model is said to be loaded, and nothing is generated."""
+    """With none, the model is loaded, and nothing is generated."""
     system: str | None = None
     raw: bool | None = None
     """The prompt goes to the model as it is, without a chat template."""

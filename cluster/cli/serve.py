@@ -15,6 +15,7 @@ from cluster.core.config import Limits, Pacing
 from cluster.core.errors import BadConfiguration
 
 CONTROL_PORT = 8643
+DEMO = "demo"
 DISK_GB = 20.0
 """What prefixes may take on the disk of each machine, unless told otherwise."""
 
@@ -29,13 +30,16 @@ class Parallel(StrEnum):
 
 def serve(
     model: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             "--model",
             help="Model to serve: a folder in mlx format, a Hugging Face id such as "
-            "mlx-community/Qwen3-4B-4bit, or `demo`, the tiny one that ships with Tandem.",
+            "mlx-community/Qwen3-4B-4bit, or `demo`, the tiny one that ships with Tandem. Can be "
+            "repeated: the first is loaded at the start and answers requests that name none, "
+            "others are loaded when they are asked for.",
+            show_default=DEMO,
         ),
-    ] = "demo",
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Address for HTTP clients.", metavar="ADDR")
     ] = "127.0.0.1",
@@ -65,6 +69,31 @@ def serve(
             metavar="HOST[:PORT]",
         ),
     ] = "",
+    replicas: Annotated[
+        int,
+        typer.Option(
+            help="Groups of each model, on machines (or ranks of this one) of their own: for many "
+            "requests at a time. When one is lost, its requests go on in another.",
+            min=1,
+            max=64,
+        ),
+    ] = 1,
+    keep_alive: Annotated[
+        str,
+        typer.Option(
+            help="How long a model that was loaded for a request stays after the last one: "
+            "seconds, or a time such as 90s, 5m, 1h. 0: no longer than it is used; -1: until "
+            "another needs its room. The first one stays so in any case.",
+            metavar="TIME",
+        ),
+    ] = "5m",
+    pin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A --model that never makes room for another, once it is loaded. Can be repeated.",
+            metavar="MODEL",
+        ),
+    ] = None,
     sequences: Annotated[
         int, typer.Option(help="Requests computed at the same time.", min=1, max=1024)
     ] = 16,
@@ -234,9 +263,9 @@ def serve(
         ),
     ] = False,
 ) -> None:
-    """Serve a model to OpenAI clients, on this machine or several.
+    """Serve models to OpenAI clients, on this machine or several.
 
-    Starts an engine per rank, loads the model, and answers at http://HOST:PORT/v1 until it is
+    Starts an engine per rank, loads the first model, and answers at http://HOST:PORT/v1 until it is
     stopped with Ctrl-C.
 
     **Examples**
@@ -244,6 +273,7 @@ def serve(
         tandem serve
         tandem serve --model mlx-community/Qwen3-4B-4bit
         tandem serve --model ./Qwen3-32B-4bit --draft-model ./Qwen3-0.6B-4bit
+        tandem serve --model ./Qwen3-32B-4bit --model ./gpt-oss-20b --kv-gb 8
         tandem serve --local-ranks 2
         tandem key add laptop && tandem serve --host 192.168.1.10
         tandem token create && tandem serve --nodes 1 --host 192.168.1.10
@@ -256,16 +286,24 @@ def serve(
     from api.streams import StreamLimits
     from api.tls import load_tls
     from cluster.cli import serving
+    from cluster.cli.models import keep_alive_seconds
+    from cluster.model.folder import model_id
 
     dialled, joining = parse_nodes(nodes)
     if local_ranks + len(dialled) + joining == 0:
         raise BadConfiguration("nobody would compute: give --local-ranks or --nodes")
+    if replicas > local_ranks + len(dialled) + joining:
+        raise BadConfiguration(
+            f"--replicas {replicas}: each group needs a rank of its own, and there are "
+            f"{local_ranks + len(dialled) + joining} (--local-ranks, --nodes)"
+        )
     if log_prompts and log_level in (LogLevel.WARNING, LogLevel.ERROR):
         raise BadConfiguration("--log-prompts writes at info: give --log-level info too")
     control_at = control_address(control, host, alone=not nodes.strip())
     keep_in, disk_bytes = disk_tier(kv_dir, kv_disk_gb)
+    models = tuple(model or (DEMO,))
     options = serving.Options(
-        model=model,
+        models=models,
         host=host,
         port=port,
         local_ranks=local_ranks,
@@ -292,6 +330,9 @@ def serve(
         ),
         tls=load_tls(tls_cert, tls_key),
         log_prompts=log_prompts,
+        replicas=replicas,
+        keep_alive=keep_alive_seconds(keep_alive),
+        pinned=tuple(model_id(each) if each in models else each for each in pin or ()),
         streams=StreamLimits(
             buffer_bytes=int(stream_buffer_mb * 2**20),
             keep_seconds=stream_keep,

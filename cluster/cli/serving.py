@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 from rich.console import Console
@@ -20,13 +20,14 @@ from api.access import OPEN_POLICY, AccessPolicy
 from api.app import create_app
 from api.server import server_config
 from api.streams import StreamLimits
-from cluster.cli.drafting import DraftFolder, draft_folder
+from cluster.cli.drafting import DraftFolder
 from cluster.cli.loading import LoadingBar
-from cluster.coordinator.coordinator import Coordinator
+from cluster.cli.models import KEEP_ALIVE, read_offers
 from cluster.coordinator.epoch import Recipe
+from cluster.coordinator.fleet import Fleet
 from cluster.coordinator.local_agent import LocalAgent
 from cluster.coordinator.members import Member, Members, check_reach
-from cluster.coordinator.runner import Fit, Fitting, Runner
+from cluster.coordinator.runner import Fit, Fitting
 from cluster.coordinator.trust import Trust
 from cluster.core.clock import SystemClock
 from cluster.core.config import Limits, Pacing
@@ -34,17 +35,13 @@ from cluster.core.errors import AddressInUse, BadConfiguration
 from cluster.core.view import ServedModel
 from cluster.discovery.advert import Advert, cluster_mark
 from cluster.discovery.mdns import advertise
-from cluster.model.config import context_length, read_config
-from cluster.model.digest import digest
-from cluster.model.folder import model_id, resolve
+from cluster.model.config import read_config
 from cluster.model.weights import tensor_bytes
 from cluster.node.links import read_addresses
 from cluster.placement.draft import draft_bytes
-from cluster.placement.kv import check_kv_bits
 from cluster.placement.room import Engine, room
 from cluster.placement.shard import check_plan
 from cluster.placement.weights import rank_weight_bytes
-from cluster.text.tokenizer import Tokenizer
 from cluster.trust.certificate import fingerprint
 from cluster.wire.security import is_loopback, join_address
 
@@ -56,7 +53,8 @@ HTTP_STOP_SECONDS = 1
 class Options:
     """What the command line says."""
 
-    model: str
+    models: tuple[str, ...]
+    """The first is loaded at the start."""
     host: str
     port: int
     local_ranks: int
@@ -88,113 +86,86 @@ class Options:
     """Of the HTTP server; None for no encryption."""
     log_prompts: bool = False
     streams: StreamLimits = field(default_factory=StreamLimits)
+    replicas: int = 1
+    """Groups of each model."""
+    keep_alive: float | None = KEEP_ALIVE
+    """As in Fleet."""
+    pinned: tuple[str, ...] = ()
+    """Names of models."""
+
+    @property
+    def places(self) -> int:
+        """Ranks that there are to be at the start."""
+        return self.local_ranks + len(self.dialled) + self.joining
 
     @property
     def world(self) -> int:
-        return self.local_ranks + len(self.dialled) + self.joining
+        """Most ranks of one group."""
+        return -(-self.places // self.replicas)
 
 
 async def serve(options: Options, console: Console) -> None:
     """Serve until SIGINT or SIGTERM. Raises a SetupError when it can't start."""
     with bound(options.host, options.port) as sock:
-        folder = await asyncio.to_thread(resolve, options.model)
-        config = read_config(folder)
-        check_plan(config, options.world, options.parallel)
-        check_kv_bits(config, options.kv_bits)
-        draft = None
-        if options.draft_model:
-            draft = await asyncio.to_thread(
-                draft_folder, options.draft_model, options.model, folder
-            )
-        coordinator = _coordinator(options, config)
-        recipe = Recipe(
-            model=_anywhere(options.model),
-            digest=await asyncio.to_thread(digest, folder),
-            incarnation=time.time_ns(),
+        offers = await asyncio.to_thread(
+            read_offers,
+            options.models,
+            partial(_fitting, options),
+            draft_model=options.draft_model,
             kv_dir=options.kv_dir,
             disk_bytes=options.disk_bytes,
             kv_bits=options.kv_bits,
-            draft_model=_anywhere(options.draft_model) if draft else "",
-            draft_digest=draft.digest if draft else "",
+            world=options.world,
+            parallel=options.parallel,
+        )
+        fleet = Fleet(
+            offers,
+            limits=options.limits,
+            pacing=options.pacing,
+            clock=SystemClock(),
+            replicas=options.replicas,
+            keep_alive=options.keep_alive,
+            pinned=options.pinned,
         )
         stopping = _stop_signals()
         async with asyncio.TaskGroup() as tasks:
             app = create_app(
-                coordinator,
+                fleet,
                 access=options.access,
                 log_prompts=options.log_prompts,
                 streams=options.streams,
             )
             http = HttpServer(server_config(app, stop_seconds=HTTP_STOP_SECONDS, tls=options.tls))
             serving = tasks.create_task(http.serve(sockets=[sock]), name="http")
-            # Beside the engines, which take as long to start.
-            loading = tasks.create_task(
-                asyncio.to_thread(Tokenizer.load, folder), name="load the tokenizer"
-            )
-            running = tasks.create_task(
-                _run(options, coordinator, recipe, folder, draft, loading, console), name="epochs"
-            )
+            running = tasks.create_task(_run(options, fleet, console), name="models")
             await asyncio.wait([stopping, running, serving], return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
                 _say(console, "stopping")
-            coordinator.close()
+            fleet.close()
             http.should_exit = True
             running.cancel()
 
 
-def _anywhere(model: str) -> str:
-    """The model as every machine understands it: a folder by its whole path, which must be the
-    same on all; a Hub id or "demo" as it is, for each to find by itself."""
-    is_folder = model != "demo" and Path(model).exists()
-    return str(Path(model).absolute()) if is_folder else model
-
-
-def _coordinator(options: Options, config: dict[str, Any]) -> Coordinator:
-    model = ServedModel(
-        id=model_id(options.model),
-        context=context_length(config),
-        created=int(time.time()),
-        demo=options.model == "demo",
-        draft=model_id(options.draft_model) if options.draft_model else "",
-    )
-    return Coordinator(model, limits=options.limits, pacing=options.pacing, clock=SystemClock())
-
-
-async def _run(
-    options: Options,
-    coordinator: Coordinator,
-    recipe: Recipe,
-    folder: Path,
-    draft: DraftFolder | None,
-    tokenizer: asyncio.Task[Tokenizer],
-    console: Console,
-) -> None:
-    """Gather the members and keep an epoch running until cancelled."""
+async def _run(options: Options, fleet: Fleet, console: Console) -> None:
+    """Gather the members and keep models running until cancelled."""
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         trust = None
         if options.trust is not None:
             trust = await stack.enter_async_context(Trust.open(options.trust))
-        members = Members(coordinator.clock, trust, tasks)
-        await _gather(options, members, coordinator, console, stack)
-        fit = await asyncio.to_thread(_fitting, options, coordinator.model, recipe, folder, draft)
+        members = Members(fleet.clock, trust, tasks)
+        await _gather(options, members, fleet, console, stack)
         bar = stack.enter_context(LoadingBar(console))
-        runner = Runner(coordinator, tokenizer, members, fit, recipe, bar)
-        tasks.create_task(_say_ready(runner, bar, options, coordinator, console))
-        await runner.run()
+        tasks.create_task(_say_ready(fleet, bar, options, console))
+        await fleet.run(members, bar)
 
 
-async def _say_ready(
-    runner: Runner,
-    bar: LoadingBar,
-    options: Options,
-    coordinator: Coordinator,
-    console: Console,
-) -> None:
-    await runner.started.wait()
+async def _say_ready(fleet: Fleet, bar: LoadingBar, options: Options, console: Console) -> None:
+    await fleet.started.wait()
     bar.close()
     scheme = "http" if options.tls is None else "https"
     url = f"{scheme}://{join_address(options.host, options.port)}"
-    if coordinator.model.demo:
+    model = fleet.default.model
+    if model.demo:
         _say(
             console,
             "this is the demo model: it knows a little about Tandem and can repeat words. "
@@ -206,9 +177,13 @@ async def _say_ready(
             "keys, questions and answers travel readable to all on the way: --tls-cert and "
             "--tls-key encrypt them",
         )
-    ranks = "1 rank" if options.world == 1 else f"{options.world} ranks"
-    drafts = f", drafts by {coordinator.model.draft}," if coordinator.model.draft else ""
-    _say(console, f"serving {coordinator.model.id}{drafts} on {ranks} at {url}/v1")
+    ranks = "1 rank" if options.places == 1 else f"{options.places} ranks"
+    groups = f", {options.replicas} groups," if options.replicas > 1 else ""
+    drafts = f", drafts by {model.draft}," if model.draft else ""
+    _say(console, f"serving {model.id}{drafts}{groups} on {ranks} at {url}/v1")
+    others = [served.id for served in fleet if served is not fleet.default]
+    if others:
+        _say(console, f"loaded when asked for: {', '.join(others)}")
 
 
 def _say_blas(member: Member, console: Console) -> None:
@@ -267,7 +242,7 @@ def _fitting(
 async def _gather(
     options: Options,
     members: Members,
-    coordinator: Coordinator,
+    fleet: Fleet,
     console: Console,
     stack: AsyncExitStack,
 ) -> None:
@@ -285,7 +260,7 @@ async def _gather(
         await _advertise(members, host, port, console, stack)
     if not options.joining:
         return
-    coordinator.waiting_for(f"{options.joining} workers to join")
+    fleet.waiting_for(f"{options.joining} workers to join")
     command = f"tandem worker --join {join_address(host, port)}"
     if members.trust is not None:
         command += " --token TOKEN (`tandem token create` prints one)"

@@ -120,6 +120,8 @@ class Coordinator:
         as in a queue."""
         self.held = False
         """New requests are kept out of the plan."""
+        self.settled = True
+        """It is known whether a request was to blame for the end of the latest epoch."""
         self._closing = False
         self._said_full = False
         self._exposition = Exposition(self)
@@ -150,7 +152,7 @@ class Coordinator:
         return Generation(entry)
 
     def _take(self, order: Order, prefix: str) -> Entry:
-        self._check_accepting()
+        self.check_accepting()
         fitting = self.limits.kv_tokens - self.limits.slot_positions
         context = min(self.model.context, fitting)
         room = context - len(order.prompt)
@@ -199,6 +201,14 @@ class Coordinator:
         if len(self.journal) >= self.limits.queue + self.limits.sequences:
             raise QueueFull(f"{len(self.journal)} requests are waiting already", retry_after=5)
         return Live(request, now)
+
+    def check_accepting(self) -> None:
+        """Raise NotReady or ShuttingDown when requests can't be taken now."""
+        if self._closing:
+            raise ShuttingDown("the server is stopping", retry_after=5)
+        waits = self.resting or self._recovering(self.clock.now())
+        if self.scheduler is None and not waits:
+            raise NotReady(f"not ready: {self._waiting_for}", retry_after=2)
 
     def cancel(self, request_id: RequestId) -> bool:
         """End a request as its client's wish; False when none by this id runs."""
@@ -340,6 +350,7 @@ class Coordinator:
             if isinstance(error, StepOverdue) and not self.scheduler.measured:
                 del self._paces[self._world]  # what it was late by may be no guide
         self.scheduler = None
+        self.settled = False
         self._down = now
         self._in_flight = []
         for request_id, entry in list(self.journal.items()):
@@ -355,7 +366,7 @@ class Coordinator:
     def rest(self) -> None:
         """Its engines are gone as somebody wished, or were never there: requests wait for as long
         as in a queue, and whoever runs it starts engines for them."""
-        self.resting, self.held, self._down = True, False, None
+        self.resting, self.settled, self.held, self._down = True, True, False, None
         self._waiting_for = "not loaded"
 
     def hold(self) -> None:
@@ -377,6 +388,10 @@ class Coordinator:
         entry = self.journal.pop(request_id)
         self.channels.give(request_id)
         return entry
+
+    def fits(self, entry: Entry) -> bool:
+        """A request of another coordinator of the same model can go on here."""
+        return entry.sequence.most <= self.limits.kv_tokens - self.limits.slot_positions
 
     def take(self, entry: Entry) -> None:
         """Go on with a request that another coordinator gave."""
@@ -514,10 +529,3 @@ class Coordinator:
     def _recovering(self, now: float) -> bool:
         """Between epochs, and not for longer than requests wait."""
         return self._down is not None and now - self._down < self.limits.recovery_seconds
-
-    def _check_accepting(self) -> None:
-        if self._closing:
-            raise ShuttingDown("the server is stopping", retry_after=5)
-        waits = self.resting or self._recovering(self.clock.now())
-        if self.scheduler is None and not waits:
-            raise NotReady(f"not ready: {self._waiting_for}", retry_after=2)

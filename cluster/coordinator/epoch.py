@@ -145,7 +145,7 @@ async def places(
                 plan=_plan(world, Rank(rank), kind, backend),
                 ring=addresses,
                 rdma=rdma or (),
-                threads=max(1, member.description.cores // member.ranks),
+                threads=member.threads,
                 kv_bits=recipe.kv_bits,
                 kv_dir=recipe.kv_dir,
                 draft_model=recipe.draft_model,

@@ -9,15 +9,15 @@ if TYPE_CHECKING:
     from cluster.coordinator.epoch import EngineState
 
 
-def loading_line(engines: Sequence[EngineState]) -> str:
+def loading_line(engines: Sequence[EngineState], model: str = "the model") -> str:
     """What the engine that is furthest behind does, and how many are ready."""
     waiting = [engine for engine in engines if not engine.endpoint]
     if not waiting:
-        return "loading the model: all engines are ready"
+        return f"loading {model}: all engines are ready"
     last = min(waiting, key=lambda engine: (_stage(engine.loading.what), engine.loading.fraction))
     where = f"rank {last.rank} on {last.member.description.hostname}"
     done = f", {len(engines) - len(waiting)} of {len(engines)} ready" if len(engines) > 1 else ""
-    return f"loading the model: {where}: {last.loading.what} {last.loading.fraction:.0%}{done}"
+    return f"loading {model}: {where}: {last.loading.what} {last.loading.fraction:.0%}{done}"
 
 
 _STAGES = (

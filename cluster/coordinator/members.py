@@ -11,7 +11,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import structlog
@@ -43,7 +43,14 @@ class Member:
     client: NodeClient
     description: NodeDescription
     ranks: int
-    """How many engines it runs."""
+    """How many engines it runs in one group."""
+    beside: int = 0
+    """How many more it runs in other groups of the same model."""
+
+    @property
+    def threads(self) -> int:
+        """Cores for each engine."""
+        return max(1, self.description.cores // (self.ranks + self.beside))
 
     @property
     def id(self) -> str:
@@ -121,13 +128,13 @@ class Members:
             self._joined += Counter()  # forgets those that are 0
 
     def of(self, nodes: Iterable[Node]) -> list[Member]:
-        """The members behind the roster's entries."""
-        return [self._members[node.id] for node in nodes]
+        """The members behind the roster's entries, with as many ranks as those have."""
+        return [_with_ranks(self._members[node.id], node.ranks) for node in nodes]
 
-    async def answering(self) -> list[Member]:
-        """Those that the next epoch may use, and whose agents answer now: one that does not is
-        left out for a while, long before its silence says that it is gone."""
-        asked = self.of(self.roster.usable(self._clock.now()))
+    async def answering(self, nodes: Iterable[Node] | None = None) -> list[Member]:
+        """Those of `nodes`, or of all that may be used, whose agents answer now: one that does
+        not is left out for a while, long before its silence says that it is gone."""
+        asked = self.of(self.roster.usable(self._clock.now()) if nodes is None else nodes)
         there = await asyncio.gather(*map(_answers, asked))
         for member, answers in zip(asked, there, strict=True):
             if not answers:
@@ -248,6 +255,12 @@ class Members:
                     self.roster.leave(member.id, member.description.incarnation)
                     self.changed.set()
                     self.trust.require(member.id)
+
+
+def _with_ranks(member: Member, ranks: int) -> Member:
+    if ranks == member.ranks:
+        return member
+    return replace(member, ranks=ranks, beside=member.ranks - ranks)
 
 
 async def _answers(member: Member) -> bool:

@@ -32,25 +32,8 @@ def picture(coordinator: Coordinator) -> ClusterView:
         link=slowest_link(nodes, [engine.member.host for engine in engines]),
         nodes=nodes,
         ranks=tuple(_rank(group, engine) for engine in engines) if group else (),
-        requests=tuple(
-            RequestView(
-                id=entry.request.id,
-                progress=entry.sequence.progress,
-                cached_tokens=entry.sequence.cached,
-                age_seconds=now - entry.sequence.submitted,
-            )
-            for entry in coordinator.journal.values()
-        ),
-        counters=Counters(
-            channels=len(coordinator.channels),
-            sequences=len(scheduler.sequences) if scheduler else 0,
-            slots=scheduler.live_slots if scheduler else 0,
-            parked=scheduler.parked_slots if scheduler else 0,
-            tasks=len(asyncio.all_tasks()),
-            journal=len(coordinator.journal),
-            drained_tokens=coordinator.channels.drained_tokens,
-            orphan_tokens=coordinator.channels.orphan_tokens,
-        ),
+        requests=requests(coordinator),
+        counters=counters(coordinator),
         decode_tokens_per_second=decoded,
         prefill_tokens_per_second=prefilled,
         queue_limit=coordinator.limits.queue,
@@ -59,6 +42,37 @@ def picture(coordinator: Coordinator) -> ClusterView:
         members=coordinator.crew.view() if coordinator.crew else (),
         history=tuple(coordinator.history),
         links=coordinator.crew.links() if coordinator.crew else (),
+    )
+
+
+def requests(coordinator: Coordinator, replica: int = 0) -> tuple[RequestView, ...]:
+    """Its live requests."""
+    now = coordinator.clock.now()
+    return tuple(
+        RequestView(
+            id=entry.request.id,
+            progress=entry.sequence.progress,
+            cached_tokens=entry.sequence.cached,
+            age_seconds=now - entry.sequence.submitted,
+            model=coordinator.model.id,
+            replica=replica,
+        )
+        for entry in coordinator.journal.values()
+    )
+
+
+def counters(coordinator: Coordinator) -> Counters:
+    """What it holds."""
+    scheduler = coordinator.scheduler
+    return Counters(
+        channels=len(coordinator.channels),
+        sequences=len(scheduler.sequences) if scheduler else 0,
+        slots=scheduler.live_slots if scheduler else 0,
+        parked=scheduler.parked_slots if scheduler else 0,
+        tasks=len(asyncio.all_tasks()),
+        journal=len(coordinator.journal),
+        drained_tokens=coordinator.channels.drained_tokens,
+        orphan_tokens=coordinator.channels.orphan_tokens,
     )
 
 

@@ -8,22 +8,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
 from cluster.coordinator.adopt import clear, left_behind, whole
 from cluster.coordinator.coordinator import Coordinator
 from cluster.coordinator.drive import WATCH_SECONDS, drive, first_leaf
-from cluster.coordinator.epoch import EngineState, Progress, Recipe, all_answer, open_epoch, places
+from cluster.coordinator.epoch import (
+    EngineState,
+    Place,
+    Progress,
+    Recipe,
+    all_answer,
+    open_epoch,
+    places,
+)
 from cluster.coordinator.loading import loading_line
-from cluster.coordinator.members import Member, Members
+from cluster.coordinator.members import Member
 from cluster.coordinator.paths import Paths
+from cluster.coordinator.share import Share
 from cluster.coordinator.sources import find_sources
 from cluster.core.config import Limits
-from cluster.core.errors import EpochEnded, NotFound, NotReady, ProtocolError, SetupError
+from cluster.core.errors import EpochEnded, ProtocolError, SetupError
 from cluster.core.facts import Pair
 from cluster.core.ids import Epoch
-from cluster.core.view import MemberView, ServedModel
+from cluster.core.view import ServedModel
 from cluster.membership.choice import choose
 from cluster.membership.epochs import Epochs
 from cluster.membership.roster import Node
@@ -56,21 +66,24 @@ class Runner:
         self,
         coordinator: Coordinator,
         tokenizer: asyncio.Task[Tokenizer],
-        members: Members,
+        share: Share,
         fit: Fit,
         recipe: Recipe,
         progress: Progress,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`tokenizer` is what the coordinator gets once it is loaded, and before it drives."""
+        """`tokenizer` is what the coordinator gets once it is loaded, and before it drives;
+        `changed` is called when an epoch has begun, and when it is known why one has ended."""
         self._coordinator = coordinator
         self._tokenizer = tokenizer
-        self._members = members
+        self._share = share
+        self._members = share.all.members
         self._paths = Paths()
         self._fit = fit
-        self._epochs = Epochs(members.roster, self._fitting)
+        self._epochs = Epochs(share, self._fitting, share.all.numbers)
         self._recipe = recipe
         self._progress = progress
-        coordinator.crew = self
+        self._changed = changed
         self.started = asyncio.Event()
         """Set when the first epoch runs."""
 
@@ -84,6 +97,7 @@ class Runner:
                 await self._run()
             finally:
                 watching.cancel()
+                self._share.let_go()
 
     async def _run(self) -> None:
         epochs = self._epochs
@@ -91,9 +105,11 @@ class Runner:
             members: list[Member] = []
             self._members.changed.clear()
             try:
-                await self._paths.probe(await self._members.answering())
+                usable = self._share.usable(self._coordinator.clock.now())
+                await self._paths.probe(await self._members.answering(usable))
                 nodes, fitting = epochs.next(self._coordinator.clock.now())
                 members = self._members.of(nodes)
+                self._share.take(members, fitting.kind, fitting.model.rank_bytes)
                 await self._one_epoch(members, fitting)
             except* (EpochEnded, ProtocolError) as errors:
                 error = first_leaf(errors)
@@ -108,102 +124,127 @@ class Runner:
                     self._paths.rdma_failed = True
                 epochs.failed(failure)
                 self._ended(failure)
+            self._coordinator.settled = True
+            self._changed()
             await self._pause(epochs.pause)
 
-    # For the API: implements Crew
+    # For the machines' view
 
-    def view(self) -> tuple[MemberView, ...]:
-        """See Crew."""
-        return tuple(map(self._member_view, self._members.roster))
+    def does_without(self, node: Node) -> SetupError | None:
+        """What keeps its model from being served by this group when a machine is gone."""
+        usable = self._share.usable(self._coordinator.clock.now())
+        try:
+            choose([each for each in usable if each.id != node.id], self._fitting)
+        except SetupError as error:
+            return error
+        return None
+
+    def regroup(self) -> None:
+        """A larger group is wanted now, if there can be one."""
+        self._epochs.asked = True
 
     def links(self) -> tuple[Pair, ...]:
         """See Crew."""
         return self._paths.pairs(self._members.of(self._members.roster))
-
-    def drain(self, name: str, *, draining: bool) -> MemberView:
-        """See Crew."""
-        node = self._members.named(name)
-        if node is None:
-            here = ", ".join(each.name for each in self._members.roster)
-            raise NotFound(f"no machine {name[:100]!r} is here: there are {here}", param="node")
-        usable = self._members.roster.usable(self._coordinator.clock.now())
-        if draining:
-            try:
-                choose([each for each in usable if each is not node], self._fitting)
-            except SetupError as error:
-                raise NotReady(
-                    f"without {node.name} nothing could be served ({error}): add a machine first",
-                    retry_after=30,
-                ) from error
-        node.draining = draining
-        self._epochs.asked = not draining
-        self._members.changed.set()
-        return self._member_view(node)
-
-    def _member_view(self, node: Node) -> MemberView:
-        group = self._coordinator.group
-        ranks = sum(engine.member.id == node.id for engine in group.engines) if group else 0
-        presence = node.presence(self._coordinator.clock.now())
-        return MemberView(node.id, node.name, presence, node.draining, ranks)
 
     # Forming
 
     def _fitting(self, group: Sequence[Node]) -> Fitting:
         members = self._members.of(group)
         self._paths.ring(members)
-        return self._fit(members)
+        return self._fit(self._share.left_of(members))
 
     async def _one_epoch(self, members: Sequence[Member], fitting: Fitting) -> None:
         """Form a group and drive it until it ends, which raises."""
         coordinator = self._coordinator
         if not self.started.is_set():
-            coordinator.waiting_for("loading the model")
+            coordinator.waiting_for(f"loading {self._name}")
         epochs = self._epochs
-        left = await left_behind(members, self._recipe.incarnation)
-        group = whole(left, self._recipe) if epochs.number == 1 else []
-        adopt = bool(group) and {place.member for place in group} == set(members)
+        group = await self._left_behind(members)
+        adopt = bool(group)
         if adopt:
-            epochs.number = group[0].spec.epoch
+            epochs.adopted(group[0].spec.epoch)
         else:
-            await clear(left, self._recipe.incarnation)
             # Not those that are silent: requests wait, and would wait for their answer.
             alive = self._members.of(self._members.roster.alive(coordinator.clock.now()))
             sources = await find_sources(alive, self._recipe.model, self._recipe.digest)
             group = await places(
                 Epoch(epochs.number), members, fitting.kind, self._recipe, self._paths, sources
             )
-        async with open_epoch(
-            group,
-            self._recipe,
-            self._tell,
-            self._members.failed,
-            coordinator.silent_for,
-            adopt=adopt,
-        ) as formed:
-            coordinator.tokenizer = await self._tokenizer
-            coordinator.limits, coordinator.model = fitting.limits, fitting.model
-            coordinator.group = formed
-            epochs.begun()
-            self.started.set()
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._watch_members(), name="watch members")
-                    tasks.create_task(self._probe_again(len(members)), name="probe again")
-                    await drive(
-                        coordinator,
-                        formed.epoch,
-                        formed.ranks,
-                        trimmable=formed.trimmable,
-                        disk_bytes=formed.disk_bytes,
-                    )
-            finally:
-                coordinator.group = None
+        self._share.secret = group[0].spec.secret
+        try:
+            async with open_epoch(
+                group,
+                self._recipe,
+                self._tell,
+                self._members.failed,
+                coordinator.silent_for,
+                adopt=adopt,
+            ) as formed:
+                coordinator.tokenizer = await self._tokenizer
+                coordinator.limits, coordinator.model = fitting.limits, fitting.model
+                coordinator.group = formed
+                epochs.begun()
+                self.started.set()
+                try:
+                    async with asyncio.TaskGroup() as tasks:
+                        tasks.create_task(self._tell_begun(), name="tell of the epoch")
+                        tasks.create_task(self._watch_members(), name="watch members")
+                        tasks.create_task(self._probe_again(len(members)), name="probe again")
+                        await drive(
+                            coordinator,
+                            formed.epoch,
+                            formed.ranks,
+                            trimmable=formed.trimmable,
+                            disk_bytes=formed.disk_bytes,
+                        )
+                finally:
+                    coordinator.group = None
+        finally:
+            self._share.secret = ""
+
+    async def _left_behind(self, members: Sequence[Member]) -> list[Place]:
+        """A whole group of this model that an earlier coordinator has left on these machines, if
+        there is one, which nobody else takes from here on. What else was left is ended, but for
+        what another group of the model may still go on with."""
+        share, recipe = self._share, self._recipe
+        async with share.all.looking:
+            found = await left_behind(members, recipe.incarnation)
+            left = [place for place in found if place.spec.secret not in share.all.secrets]
+            first, share.looked = not share.looked, True
+            world = sum(member.ranks for member in members)
+            sized = [place for place in left if place.spec.plan.world == world]
+            group = whole(sized, recipe) if first else []
+            if {place.member for place in group} != set(members):
+                group = []
+            if group:
+                share.secret = group[0].spec.secret
+            coming = any(not sibling.looked for sibling in share.siblings)
+            await clear(
+                (
+                    place
+                    for place in left
+                    if place not in group and not (coming and recipe.same(place.spec))
+                ),
+                recipe.incarnation,
+            )
+        return group
+
+    @property
+    def _name(self) -> str:
+        """The model, in what is said of it while it loads."""
+        coordinator = self._coordinator
+        return coordinator.model.id if coordinator.resting else "the model"
+
+    async def _tell_begun(self) -> None:
+        """Once the scheduler is there, which `drive` makes before it waits for anything."""
+        self._changed()
 
     def _tell(self, engines: Sequence[EngineState]) -> None:
         """How far the engines have come, to the terminal and to whoever asks."""
         self._progress(engines)
         if self._coordinator.scheduler is None:
-            self._coordinator.waiting_for(loading_line(engines))
+            self._coordinator.waiting_for(loading_line(engines, self._name))
 
     async def _watch_members(self) -> None:
         """End the epoch when its machines are no longer the right ones."""
@@ -220,10 +261,11 @@ class Runner:
         """While machines are here that the epoch does without: perhaps a cable was mended."""
         while True:
             await asyncio.sleep(PROBE_SECONDS)
-            if len(self._members.roster.usable(self._coordinator.clock.now())) <= members:
+            usable = self._share.usable(self._coordinator.clock.now())
+            if len(usable) <= members:
                 continue
             try:
-                await self._paths.probe(await self._members.answering())
+                await self._paths.probe(await self._members.answering(usable))
             except SetupError as error:
                 log.warning("links could not be probed", reason=str(error))
 
@@ -242,6 +284,13 @@ class Runner:
         except TimeoutError:
             pass
 
+    @property
+    def _group(self) -> dict[str, Any]:
+        """Which group's epoch it is, in the log."""
+        share = self._share
+        told: dict[str, Any] = {"epoch": self._epochs.number, "model": share.model}
+        return {**told, "replica": share.replica} if share.replicas > 1 else told
+
     def _ended(self, error: BaseException) -> None:
-        log.warning("the epoch ended", epoch=self._epochs.number, reason=str(error))
+        log.warning("the epoch ended", reason=str(error), **self._group)
         self._coordinator.waiting_for(f"forming a new group: {error}")

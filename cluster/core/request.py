@@ -107,6 +107,8 @@ class Progress:
     prefilled: int
     """Prompt positions whose cache is filled, reused ones included."""
     generated: int
+    waits: str = ""
+    """What keeps it from beginning, where that is its model, in a few words."""
 
 
 @dataclass(frozen=True, slots=True)

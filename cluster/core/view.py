@@ -96,6 +96,9 @@ class RequestView:
     progress: Progress
     cached_tokens: int
     age_seconds: float
+    model: str = ""
+    replica: int = 0
+    """The group of the model that has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,3 +144,99 @@ class ClusterView:
     """The latest epochs that are over, the oldest first."""
     links: tuple[Pair, ...] = ()
     """The best way of each machine to each other, as it was measured last; none on loopback."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRankView:
+    """One engine of a model."""
+
+    rank: int
+    node_id: str
+    weight_bytes: int
+    memory_bytes: int
+    """Held by MLX at the last step."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaView:
+    """One group of a model."""
+
+    replica: int
+    epoch: int
+    """0 while none runs."""
+    world: int
+    kind: str
+    """How its ranks split the model: "single", "tensor" or "pipeline"."""
+    health: str
+    """"serving", or what is the matter."""
+    ranks: tuple[ModelRankView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """One model that may be asked for."""
+
+    id: str
+    state: str
+    """"loaded", "loading", "unloaded" or "failed"."""
+    pinned: bool
+    """It is not unloaded, for whatever reason."""
+    default: bool
+    """It answers where a request names none."""
+    context: int
+    weight_bytes: int
+    """Of its files."""
+    requests: int
+    idle_seconds: float
+    """Since the last request, or since it was loaded; 0 while there is one, or it is not there."""
+    progress: str
+    """What it waits for, or how far it has been loaded; else empty."""
+    error: str
+    """Why it could not be loaded; else empty."""
+    replicas: tuple[ReplicaView, ...]
+    created: int = 0
+    """Unix time at which it began to be served."""
+    demo: bool = False
+    """As in ServedModel."""
+    keep_alive_seconds: float | None = None
+    """Without a request, after which it is unloaded; None for never."""
+    expires_in_seconds: float | None = None
+    """Until then, if no request comes; None for never, or while it is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementNode:
+    """A machine of a placement."""
+
+    node_id: str
+    hostname: str
+    ranks: int
+    bytes_per_rank: int
+    usable_bytes: int
+    """What other models leave of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementChoice:
+    """One way to place a model."""
+
+    world: int
+    kind: str
+    fits: bool
+    reason: str
+    """Why it does not fit, or was not chosen."""
+    chosen: bool
+    predicted_decode: float | None
+    """Tokens per second of one stream; None where that can't be said."""
+    predicted_prefill: float | None
+    nodes: tuple[PlacementNode, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementView:
+    """Where a model would go now, once all that may make room for it has."""
+
+    model: str
+    fits: bool
+    refusal: str
+    choices: tuple[PlacementChoice, ...]

@@ -23,7 +23,7 @@ def choose(nodes: Sequence[Node], fit: Callable[[Sequence[Node]], T]) -> tuple[l
     error of the largest one is raised, which names what is missing.
     """
     refusal: SetupError | None = None
-    for group in _groups(nodes):
+    for group in groups(nodes):
         try:
             return list(group), fit(group)
         except SetupError as error:
@@ -31,11 +31,11 @@ def choose(nodes: Sequence[Node], fit: Callable[[Sequence[Node]], T]) -> tuple[l
     raise refusal or NodeUnreachable("no machine is here")
 
 
-def _groups(nodes: Sequence[Node]) -> Iterator[Sequence[Node]]:
+def groups(nodes: Sequence[Node]) -> Iterator[Sequence[Node]]:
     """Groups by their ranks, most first; among equals those of the first machines first. Of many
     machines, only the first so many."""
     if len(nodes) > FEW:
         yield from (nodes[:count] for count in range(len(nodes), 0, -1))
         return
-    groups = [group for count in range(1, len(nodes) + 1) for group in combinations(nodes, count)]
-    yield from sorted(groups, key=lambda group: -sum(node.ranks for node in group))
+    every = [group for count in range(1, len(nodes) + 1) for group in combinations(nodes, count)]
+    yield from sorted(every, key=lambda group: -sum(node.ranks for node in group))

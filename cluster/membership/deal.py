@@ -9,9 +9,7 @@ from dataclasses import replace
 from cluster.membership.roster import Node
 
 
-def deal(
-    nodes: Sequence[Node], taken: Iterable[Mapping[str, int]], groups: int
-) -> list[Node]:
+def deal(nodes: Sequence[Node], taken: Iterable[Mapping[str, int]], groups: int) -> list[Node]:
     """The places of one of `groups` groups, as nodes with as many ranks as it may run there.
 
     `taken` has what each other group runs on, ranks by node id; empty for one that has no place

@@ -179,9 +179,12 @@ class Fleet:
         if pin is not None:
             known.pinned = pin
 
-    def unload(self, model: str) -> None:
-        """Somebody wants it unloaded: it is, once it has no request. A pin is taken off it."""
+    def unload(self, model: str, *, pinned: bool = True) -> None:
+        """Somebody wants it unloaded: it is, once it has no request. One that is pinned only with
+        `pinned`, which takes the pin off it."""
         known = self[model]
+        if known.pinned and not pinned:
+            return
         known.pinned, known.asked = False, None
         known.unasked = known.state in (State.LOADING, State.LOADED)
 
@@ -280,9 +283,7 @@ class Fleet:
         known.held = True
         return True
 
-    def _enough(
-        self, known: Known, going: list[Known], others: list[Known]
-    ) -> list[Known] | None:
+    def _enough(self, known: Known, going: list[Known], others: list[Known]) -> list[Known] | None:
         """The first of `others` that make room when they go as well, without those that need not;
         None when not even all of them do."""
         for count in range(1, len(others) + 1):

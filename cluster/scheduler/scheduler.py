@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable
+from collections.abc import Sequence as Ids
 
 from cluster.core.channel import TokenChannel
 from cluster.core.config import Limits, Pacing
@@ -21,6 +22,7 @@ from cluster.scheduler.events import Drained, Event, Released, Sampled
 from cluster.scheduler.flight import Answer, Flight, iterations_done, read
 from cluster.scheduler.marks import snapshot_points
 from cluster.scheduler.pace import Pace, PrefillShare
+from cluster.scheduler.prefix import pack
 from cluster.scheduler.rows import in_order
 from cluster.scheduler.sequence import Sequence
 from cluster.scheduler.shelf import Shelf
@@ -188,6 +190,10 @@ class Scheduler:
     def last_seq(self) -> int:
         """Number of the last step made; 0 before the first."""
         return self._seq
+
+    def holds(self, scope: str, prompt: Ids[int]) -> int:
+        """How many positions of a prompt need not be computed, as things are."""
+        return self._pool.holds(scope, pack(prompt[:-1]))
 
     @property
     def steps_in_flight(self) -> int:

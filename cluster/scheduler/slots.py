@@ -107,6 +107,11 @@ class SlotPool:
         match = self._find(sequence)
         return match.keep if match is not None else 0
 
+    def holds(self, scope: str, wanted: bytes) -> int:
+        """How many of these packed ids, from the first on, a parked prefix of the scope holds."""
+        match = self._match(scope, wanted)
+        return match.keep if match is not None else 0
+
     def admit(self, sequence: Sequence) -> bool:
         """Give the sequence a slot, at best one that holds the start of its prompt. False when
         there is no room: it must wait until a live sequence ends."""
@@ -211,7 +216,10 @@ class SlotPool:
     def _find(self, sequence: Sequence) -> Match[Slot] | None:
         if not sequence.request.cache:
             return None
-        match = self._index.find(sequence.request.scope, sequence.wanted)
+        return self._match(sequence.request.scope, sequence.wanted)
+
+    def _match(self, scope: str, wanted: bytes) -> Match[Slot] | None:
+        match = self._index.find(scope, wanted)
         return match if match is not None and (match.keep >= FEW or match.large) else None
 
     def _make_room(self, needed: int, match: Match[Slot] | None) -> bool | None:

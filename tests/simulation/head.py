@@ -292,7 +292,8 @@ class Formation:
             )
 
     def _adopt(self, places: list[Place]) -> None:
-        self.number = self.head.epochs.number = int(places[0].spec.epoch)
+        self.number = int(places[0].spec.epoch)
+        self.head.epochs.adopted(self.number)
         self._say(f"adopts epoch {self.number}")
         self._follow(places, adopt=True)
 

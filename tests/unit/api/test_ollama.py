@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -146,17 +147,17 @@ def test_what_is_refused_by_name(field: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("body", "is_chat", "found"),
     [
-        ({"model": "m:latest"}, False, ("m", "load")),
-        ({"model": "m", "prompt": ""}, False, ("m", "load")),
-        ({"prompt": "", "keep_alive": 0}, False, (None, "unload")),
-        ({"keep_alive": "0s"}, False, (None, "unload")),
-        ({"keep_alive": "0"}, False, (None, "unload")),
-        ({"keep_alive": "10s"}, False, (None, "load")),
-        ({"keep_alive": -1}, False, (None, "load")),
+        ({"model": "m:latest"}, False, ("m", None)),
+        ({"model": "m", "prompt": ""}, False, ("m", None)),
+        ({"prompt": "", "keep_alive": 0}, False, (None, 0.0)),
+        ({"keep_alive": "0s"}, False, (None, 0.0)),
+        ({"keep_alive": "0m0s"}, False, (None, 0.0)),
+        ({"keep_alive": "1h1.5m10s"}, False, (None, 3700.0)),
+        ({"keep_alive": -1}, False, (None, math.inf)),
         ({"prompt": "", "images": ["AA=="]}, False, None),
         ({"prompt": "a", "keep_alive": 0}, False, None),
-        ({}, True, (None, "load")),
-        ({"messages": [], "keep_alive": 0.0}, True, (None, "unload")),
+        ({"keep_alive": "-1m"}, True, (None, math.inf)),
+        ({"messages": [], "keep_alive": 0.0}, True, (None, 0.0)),
         ({"messages": [USER]}, True, None),
     ],
 )

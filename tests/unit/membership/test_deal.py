@@ -35,9 +35,7 @@ def test_one_group_has_all() -> None:
         ((1,), 2, [{"n0": 1}, {}]),
     ],
 )
-def test_even_parts(
-    ranks: tuple[int, ...], groups: int, expected: list[dict[str, int]]
-) -> None:
+def test_even_parts(ranks: tuple[int, ...], groups: int, expected: list[dict[str, int]]) -> None:
     taken: list[dict[str, int]] = [{} for _ in range(groups)]
     for place in range(groups):
         others = taken[:place] + taken[place + 1 :]

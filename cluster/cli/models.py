@@ -1,0 +1,94 @@
+"""The models that `tandem serve` is to know: where they are, and what they would be served with."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cluster.cli.drafting import DraftFolder, draft_folder
+from cluster.coordinator.epoch import Recipe
+from cluster.coordinator.runner import Fit
+from cluster.coordinator.served import Offer
+from cluster.core.errors import BadConfiguration
+from cluster.core.view import ServedModel
+from cluster.model.config import context_length, read_config
+from cluster.model.digest import digest
+from cluster.model.folder import DEMO, model_id, resolve
+from cluster.model.weights import tensor_bytes
+from cluster.placement.kv import check_kv_bits
+from cluster.placement.shard import check_plan
+
+KEEP_ALIVE = 300.0
+"""Seconds; what Ollama keeps a model for."""
+
+_PARTS = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)?")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+Fitter = Callable[[ServedModel, Recipe, Path, DraftFolder | None], Fit]
+"""Makes what says what machines can serve together of one model."""
+
+
+def keep_alive_seconds(text: str) -> float | None:
+    """What --keep-alive says: seconds, or 90s, 5m, 1h30m; None, for ever, where it is negative.
+    Raises BadConfiguration."""
+    if text.startswith("-") and _PARTS.fullmatch(text[1:]):
+        return None
+    parts = _PARTS.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise BadConfiguration(f"--keep-alive {text}: give seconds, a time such as 5m, or -1")
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def read_offers(
+    models: Sequence[str],
+    fitter: Fitter,
+    *,
+    draft_model: str,
+    kv_dir: str,
+    disk_bytes: int,
+    kv_bits: int,
+    world: int,
+    parallel: str,
+) -> list[Offer]:
+    """Look at each model, which is fetched where it is not on disk. `draft_model` drafts for the
+    first; `world` is how many ranks it is to have at the start. Raises ModelUnavailable,
+    CannotShard, BadConfiguration."""
+    incarnation = time.time_ns()
+    offers: list[Offer] = []
+    for place, model in enumerate(models):
+        folder = resolve(model)
+        config = read_config(folder)
+        if place == 0:
+            check_plan(config, world, parallel)
+        check_kv_bits(config, kv_bits)
+        draft = draft_folder(draft_model, model, folder) if draft_model and place == 0 else None
+        recipe = Recipe(
+            model=anywhere(model),
+            digest=digest(folder),
+            incarnation=incarnation,
+            kv_dir=kv_dir,
+            disk_bytes=disk_bytes,
+            kv_bits=kv_bits,
+            draft_model=anywhere(draft_model) if draft else "",
+            draft_digest=draft.digest if draft else "",
+        )
+        served = ServedModel(
+            id=model_id(model),
+            context=context_length(config),
+            created=int(time.time()),
+            demo=model == DEMO,
+            draft=model_id(draft_model) if draft else "",
+        )
+        weights = sum(tensor_bytes(folder).values())
+        fit = fitter(served, recipe, folder, draft)
+        offers.append(Offer(served, folder, recipe, fit, weights))
+    return offers
+
+
+def anywhere(model: str) -> str:
+    """The model as every machine understands it: a folder by its whole path, which must be the
+    same on all; a Hub id or "demo" as it is, for each to find by itself."""
+    is_folder = model != DEMO and Path(model).exists()
+    return str(Path(model).absolute()) if is_folder else model

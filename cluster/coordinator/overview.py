@@ -1,0 +1,135 @@
+"""All models and their groups at one moment: for `GET /models`, `/cluster` and `/metrics`."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, replace
+from functools import reduce
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from cluster.coordinator.coordinator import Coordinator
+from cluster.coordinator.metrics import Exposition
+from cluster.coordinator.picture import counters, requests
+from cluster.coordinator.served import Served
+from cluster.core.view import (
+    ClusterView,
+    Counters,
+    ModelRankView,
+    ModelView,
+    ReplicaView,
+)
+from cluster.membership.fleet import Known, State
+
+STATES = {State.UNLOADING: "loaded"}
+"""Where what people are told is not the state's own name: memory is taken as long."""
+
+
+def model_view(
+    served: Served, known: Known, now: float, *, default: bool, kinds: Sequence[str]
+) -> ModelView:
+    """One model; `kinds` say how each group that runs splits it."""
+    groups = served.groups
+    live = sum(len(group.journal) for group in groups)
+    waits = served.loading if known.state is State.LOADING or live else ""
+    expires = known.expires()
+    return ModelView(
+        id=served.id,
+        state=STATES.get(known.state, known.state.value),
+        pinned=known.pinned,
+        default=default,
+        context=served.model.context,
+        weight_bytes=served.offer.weight_bytes,
+        requests=live,
+        idle_seconds=0.0 if live or not known.here else max(0.0, now - known.used),
+        progress="unloading" if known.state is State.UNLOADING else waits,
+        error=known.error,
+        replicas=tuple(
+            _replica(group, number, kind)
+            for number, (group, kind) in enumerate(zip(groups, kinds, strict=False))
+        ),
+        created=served.model.created,
+        demo=served.model.demo,
+        keep_alive_seconds=known.keep_alive,
+        expires_in_seconds=None if expires is None or live else max(0.0, expires - now),
+    )
+
+
+def _replica(coordinator: Coordinator, number: int, kind: str) -> ReplicaView:
+    group = coordinator.group
+    engines = group.engines if group else ()
+    return ReplicaView(
+        replica=number,
+        epoch=group.epoch if group else 0,
+        world=len(engines),
+        kind=kind if len(engines) > 1 else "single",
+        health=coordinator.health().reason,
+        ranks=tuple(
+            ModelRankView(
+                engine.rank,
+                engine.member.description.node_id,
+                engine.weight_bytes,
+                group.ranks.memory_bytes[engine.rank] if group else 0,
+            )
+            for engine in engines
+        ),
+    )
+
+
+def cluster_view(first: Served, models: Sequence[Served]) -> ClusterView:
+    """The picture of the first model's first group; requests and counts are those of all."""
+    view = first.groups[0].view()
+    every = [(number, group) for model in models for number, group in enumerate(model.groups)]
+    if len(every) == 1:
+        return view
+    return replace(
+        view,
+        health=first.health(),
+        requests=tuple(view for number, group in every for view in requests(group, number)),
+        counters=_together([counters(group) for _, group in every]),
+    )
+
+
+def _together(each: Iterable[Counters]) -> Counters:
+    """Counts of several groups; tasks are those of the process."""
+    rows = [astuple(counts) for counts in each]
+    total = Counters(*(reduce(operator.add, column) for column in zip(*rows, strict=True)))
+    return replace(total, tasks=total.tasks // len(rows))
+
+
+def metrics_text(models: Sequence[Served]) -> bytes:
+    """What each group counts; where there are several groups, with the labels that tell them
+    apart: `model`, and `replica` where a model has several."""
+    groups = [
+        ({"model": model.id, "replica": str(number)}, group)
+        for model in models
+        for number, group in enumerate(model.groups)
+    ]
+    if len(groups) == 1:
+        return groups[0][1].metrics()
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Labelled(groups))
+    return generate_latest(registry)
+
+
+class _Labelled(Collector):
+    """The metrics of several groups, each sample labelled with its own."""
+
+    def __init__(self, groups: Sequence[tuple[dict[str, str], Coordinator]]) -> None:
+        self._groups = groups
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by the registry."""
+        families: dict[str, Metric] = {}
+        for labels, group in self._groups:
+            for family in Exposition(group).collect():
+                merged = families.setdefault(
+                    family.name, Metric(family.name, family.documentation, family.type)
+                )
+                merged.samples += [
+                    sample._replace(labels={**sample.labels, **labels}) for sample in family.samples
+                ]
+        yield from families.values()
