@@ -263,7 +263,7 @@ def serve(
         ),
     ] = False,
 ) -> None:
-    """Serve models to OpenAI clients, on this machine or several.
+    """Serve a model to OpenAI clients, on this machine or several.
 
     Starts an engine per rank, loads the first model, and answers at http://HOST:PORT/v1 until it is
     stopped with Ctrl-C.
