@@ -176,12 +176,20 @@ class Loading:
             if found is None:
                 await self._generate(scope, _again(body, receive), send)
                 return
-            async with until_hangup(receive):
-                answer = await self._done(*found)
-                await JSONResponse(answer)(scope, receive, send)
         except TandemError as error:
-            refusal = error_answer(error, ollama_shape, request_id(scope))
-            await refusal(scope, receive, send)
+            await self._refuse(error, scope, receive, send)
+            return
+        async with until_hangup(receive):
+            try:
+                answer = await self._done(*found)
+            except TandemError as error:
+                await self._refuse(error, scope, receive, send)
+            else:
+                await JSONResponse(answer)(scope, receive, send)
+
+    async def _refuse(self, error: TandemError, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = error_answer(error, ollama_shape, request_id(scope))
+        await refusal(scope, receive, send)
 
     def _found(self, body: bytes) -> tuple[str | None, float | None] | None:
         """As `loads`; what may be wrong is found where answers are made."""

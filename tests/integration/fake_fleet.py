@@ -197,7 +197,7 @@ async def fleet_of(
     *,
     memory: int = 10,
     ranks: int = 1,
-    real_text: bool = False,
+    tokenizer: Any = None,
     **options: Any,
 ) -> AsyncIterator[tuple[Fleet, FakeEngines]]:
     """A fleet whose first model is loaded, on one machine with `memory` bytes."""
@@ -206,11 +206,11 @@ async def fleet_of(
     monkeypatch.setattr(module, "WATCH_SECONDS", 0.01)
     limits = Limits(parked=8, queue=64)
     fleet = Fleet(offers, limits=limits, pacing=Pacing(), clock=SystemClock(), **options)
-    if not real_text:
-        for served in fleet:
-            served._tokenizer = FakeTokenizer()  # type: ignore[assignment]
-            for group in served.groups:
-                group.tokenizer = served._tokenizer  # type: ignore[assignment]
+    text: Any = tokenizer or FakeTokenizer()
+    for served in fleet:
+        served._tokenizer = text
+        for group in served.groups:
+            group.tokenizer = text
     async with asyncio.TaskGroup() as tasks:
         members = Members(fleet.clock, None, tasks)
         description = make_agent().describe()

@@ -1,0 +1,202 @@
+"""What clients see of models that are loaded when they are asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from api.app import create_app
+from cluster import demo
+from cluster.coordinator.fleet import Fleet
+from cluster.text.tokenizer import Tokenizer
+from tests.conftest import wait_for
+from tests.integration.fake_fleet import FakeEngines, fleet_of, offer
+from tests.unit.api.fake import running
+
+SAID = {"messages": [{"role": "user", "content": "Say hello"}]}
+PATHS: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {**SAID, "max_tokens": 8},
+    "/v1/completions": {"prompt": "Say hello", "max_tokens": 8},
+    "/v1/responses": {"input": "Say hello", "max_output_tokens": 8},
+    "/v1/messages": {**SAID, "max_tokens": 8},
+    "/api/chat": {**SAID, "options": {"num_predict": 8}},
+    "/api/generate": {"prompt": "Say hello", "options": {"num_predict": 8}},
+}
+LIFE = {
+    "/v1/messages": "event: ping",
+    "/api/chat": '"content":""',
+    "/api/generate": '"response":""',
+}
+BEAT = 0.05
+TEXT = Tokenizer.load(demo.folder())
+
+
+@asynccontextmanager
+async def asked(
+    monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> AsyncIterator[tuple[httpx.AsyncClient, Fleet, FakeEngines]]:
+    offers = [offer("a", 6), offer("b", 6), offer("huge", 60)]
+    async with fleet_of(monkeypatch, offers, tokenizer=TEXT, **options) as (fleet, engines):
+        app = create_app(fleet, sign_of_life=BEAT)
+        async with (
+            running(app) as port,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http,
+        ):
+            yield http, fleet, engines
+
+
+def one(fleet: Fleet, model: str) -> Any:
+    return next(view for view in fleet.models() if view.id == model)
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_headers_and_signs_of_life_while_it_loads(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with asked(monkeypatch) as (http, _, engines):
+        engines.gate.clear()
+        body = {**PATHS[path], "model": "b", "stream": True}
+        async with http.stream("POST", path, json=body) as answer:
+            assert answer.status_code == 200  # and headers are here, though it is not
+            seen = ""
+            async for some in answer.aiter_text():
+                seen += some
+                if LIFE.get(path, ": loading b") in seen:
+                    engines.gate.set()
+        assert engines.gate.is_set() and engines.loads == ["a", "b"]
+        last = seen.strip().splitlines()[-1]
+        done = {"/v1/chat/completions": "[DONE]", "/v1/completions": "[DONE]"}
+        assert done.get(path, "done" if path.startswith("/api") else "") in last or "type" in last
+        assert '"error":{' not in seen and '"error": ' not in seen
+        whole = await http.post(path, json={**PATHS[path], "model": "a", "stream": False})
+        assert whole.status_code == 200 and whole.json()["model"] == "a"
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_what_can_not_be_placed_is_refused_before_headers(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with asked(monkeypatch) as (http, fleet, _):
+        for stream in (True, False):
+            body = {**PATHS[path], "model": "huge", "stream": stream}
+            answer = await http.post(path, json=body)
+            assert answer.status_code == 400
+            assert "huge can't be placed: it needs 60 bytes, and there are 10" in answer.text
+            unknown = await http.post(path, json={**body, "model": "c"})
+            assert unknown.status_code == 404
+        assert one(fleet, "a").state == "loaded"
+
+
+async def test_who_hangs_up_while_it_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with asked(monkeypatch) as (http, fleet, engines):
+        engines.gate.clear()
+        for stream in (True, False):
+            body = {**SAID, "model": "b", "stream": stream}
+            request = asyncio.create_task(http.post("/v1/chat/completions", json=body))
+            await wait_for(lambda: fleet.find("b").use().waiting == 1)
+            request.cancel()
+            await asyncio.wait([request])
+            await wait_for(lambda: not fleet.find("b").use())
+        assert one(fleet, "b").state == "loading"  # what was begun is not thrown away
+        engines.gate.set()
+        await wait_for(lambda: one(fleet, "b").state == "loaded")
+
+
+async def test_the_list_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with asked(monkeypatch, keep_alive=60.0) as (http, _, _):
+        listed = (await http.get("/v1/models")).json()
+        assert [(m["id"], m["state"]) for m in listed["data"]] == [
+            ("a", "loaded"),
+            ("b", "unloaded"),
+            ("huge", "unloaded"),
+        ]
+        ours = (await http.get("/models")).json()
+        assert ours["data"] == listed["data"] and ours["keep_alive_seconds"] == 60.0
+        first = ours["models"][0]
+        expected = {
+            "id", "state", "pinned", "default", "context", "weight_bytes", "requests",
+            "idle_seconds", "progress", "error", "replicas",
+        }  # fmt: skip
+        assert expected <= set(first) and first["default"] and not first["pinned"]
+        (replica,) = first["replicas"]
+        assert set(replica) == {"replica", "epoch", "world", "kind", "health", "ranks"}
+        assert set(replica["ranks"][0]) == {"rank", "node_id", "weight_bytes", "memory_bytes"}
+        header = {"anthropic-version": "2023-06-01"}
+        anthropic = (await http.get("/v1/models", headers=header)).json()
+        assert (anthropic["first_id"], anthropic["last_id"]) == ("a", "huge")
+        assert (await http.get("/v1/models/b")).json()["state"] == "unloaded"
+        tokens = await http.post("/tokenize", json={"content": "hello", "model": "b"})
+        assert tokens.json()["count"] > 0  # without loading it
+        assert (await http.get("/v1/models/b")).json()["state"] == "unloaded"
+
+
+async def test_loading_and_unloading(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with asked(monkeypatch) as (http, fleet, _):
+        placed = (await http.get("/models/placement", params={"model": "b"})).json()
+        assert placed["model"] == "b" and placed["fits"] and placed["refusal"] == ""
+        (choice,) = placed["choices"]
+        assert choice["chosen"] and choice["nodes"][0]["bytes_per_rank"] == 6
+        assert not (await http.get("/models/placement?model=huge")).json()["fits"]
+        assert (await http.get("/models/placement")).status_code == 400
+        answer = await http.post("/models/load", json={"model": "b", "pin": True})
+        assert answer.status_code == 202 and answer.json()["id"] == "b"
+        await wait_for(lambda: one(fleet, "b").state == "loaded")
+        assert one(fleet, "b").pinned
+        refused = await http.post("/v1/chat/completions", json={**SAID, "model": "a"})
+        assert refused.status_code == 400 and "(b pinned beside it)" in refused.text
+        assert (await http.post("/models/unload", json={"model": "b"})).status_code == 200
+        await wait_for(lambda: one(fleet, "b").state == "unloaded")
+        assert (await http.post("/models/load", json={"model": "huge"})).status_code == 400
+        assert (await http.post("/models/load", json={"model": "c"})).status_code == 404
+        assert (await http.post("/models/unload", json={})).status_code == 400
+
+
+async def test_ollama_loads_and_unloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with asked(monkeypatch, keep_alive=300.0) as (http, fleet, _):
+
+        async def here() -> list[str]:
+            return [each["name"] for each in (await http.get("/api/ps")).json()["models"]]
+
+        tags = (await http.get("/api/tags")).json()["models"]
+        assert [each["name"] for each in tags] == ["a", "b", "huge"]
+        assert await here() == ["a"]
+        loaded = await http.post("/api/generate", json={"model": "b:latest"})
+        assert loaded.json()["done_reason"] == "load" and await here() == ["b"]
+        ps = (await http.get("/api/ps")).json()["models"][0]
+        assert not ps["expires_at"].startswith("2318")
+        body = {**PATHS["/api/chat"], "model": "b", "stream": False, "keep_alive": -1}
+        assert (await http.post("/api/chat", json=body)).status_code == 200
+        ps = (await http.get("/api/ps")).json()["models"][0]
+        assert ps["expires_at"].startswith("2318")
+        gone = await http.post("/api/chat", json={"model": "b", "messages": [], "keep_alive": 0})
+        assert gone.json()["done_reason"] == "unload"
+        await wait_for(lambda: one(fleet, "b").state == "unloaded")
+        assert one(fleet, "b").keep_alive_seconds == 300.0
+        body["keep_alive"] = 0  # as long as it is used
+        assert (await http.post("/api/chat", json=body)).status_code == 200
+        await wait_for(lambda: one(fleet, "b").state == "unloaded")
+        too_large = await http.post("/api/generate", json={"model": "huge"})
+        assert too_large.status_code == 400 and "60 bytes" in json.loads(too_large.text)["error"]
+
+
+async def test_counts_of_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with asked(monkeypatch) as (http, fleet, engines):
+        engines.gate.clear()
+        body = {**SAID, "model": "b", "max_tokens": 8}
+        request = asyncio.create_task(http.post("/v1/chat/completions", json=body))
+        await wait_for(lambda: fleet.find("b").use())
+        view = (await http.get("/cluster")).json()
+        assert view["model"]["id"] == "a"
+        assert [each["model"] for each in view["requests"]] == ["b"]
+        assert view["counters"]["journal"] == 1
+        metrics = (await http.get("/metrics")).text
+        assert 'tandem_live_requests{model="b",phase="queued",replica="0"} 1.0' in metrics
+        assert metrics.count("# TYPE tandem_live_requests gauge") == 1
+        engines.gate.set()
+        assert (await request).status_code == 200
