@@ -238,16 +238,23 @@ class Members:
                 pass
 
     async def _listen(self, member: Member) -> None:
-        """Note each sign of life; raises NodeUnreachable when they end."""
+        """Note each sign of life, and tell its agent whom to refuse; raises NodeUnreachable when
+        they end."""
+        told: frozenset[str] = frozenset()
         async with aclosing(member.client.lease()) as beats:
             async for _ in beats:
                 now = self._clock.now()
                 if not self.roster.heard(member.id, member.description.incarnation, now):
                     raise NotAuthorized(f"{member.id} was started again elsewhere")
-                if self.trust is not None and self.trust.is_revoked(member.id):
+                if self.trust is None:
+                    continue
+                if self.trust.is_revoked(member.id):
                     self.roster.leave(member.id, member.description.incarnation)
                     self.changed.set()
                     self.trust.require(member.id)
+                if (revoked := told | self.trust.revoked()) != told:
+                    await member.client.refuse(revoked)
+                    told = revoked
 
 
 async def _answers(member: Member) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -200,6 +200,13 @@ class NodeClient:
                 yield
         finally:
             call.cancel()
+
+    async def refuse(self, nodes: Collection[str]) -> None:
+        """From now on the agent refuses whatever the machines of these ids ask for, and those of
+        an earlier call only if they are named again."""
+        with restored(self._peer):
+            request = node_pb2.RefuseRequest(nodes=nodes)
+            await self._stub().Refuse(request, timeout=ANSWER_SECONDS)
 
     async def _told(
         self, call: grpc.aio.UnaryStreamCall[Any, node_pb2.EngineEvent]

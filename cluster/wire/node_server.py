@@ -117,14 +117,15 @@ class NodeServer:
         cls, host: str, port: int, identity: IdentityFile | None, handler: NodeHandler
     ) -> NodeServer:
         """Listen on host:port; port 0 picks a free one. With an identity for the coordinator of
-        its cluster alone, but for what other agents may call.
+        its cluster alone, but for what other agents may call that it has not named as revoked.
 
         Raises BadConfiguration when `host` is not loopback and there is no identity, or when it
         is no address of this machine; AddressInUse.
         """
-        server = security.server(*guard.admit(identity, Role.COORDINATOR, shared=FOR_AGENTS))
         over = asyncio.Event()
         servicer = _Servicer(handler, over)
+        guards = guard.admit(identity, Role.COORDINATOR, servicer.trouble, FOR_AGENTS)
+        server = security.server(*guards)
         node_pb2_grpc.add_NodeServicer_to_server(servicer, server)
         address = security.bind(server, host, port, identity)
         await server.start()
@@ -151,6 +152,12 @@ class _Servicer(node_pb2_grpc.NodeServicer):
         self.leases = 0
         """Coordinators that listen for signs of life."""
         self._reads = asyncio.Semaphore(MOST_READS)
+        self._revoked: frozenset[str] = frozenset()
+        """Ids of machines, as the coordinator has said last."""
+
+    def trouble(self, node: str) -> str:
+        """Why a machine is to be refused; empty when it is not."""
+        return f"{node} was revoked" if node in self._revoked else ""
 
     async def Describe(  # noqa: N802
         self, request: node_pb2.DescribeRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -225,6 +232,12 @@ class _Servicer(node_pb2_grpc.NodeServicer):
                     await asyncio.wait_for(self._over.wait(), BEAT_SECONDS)
         finally:
             self.leases -= 1
+
+    async def Refuse(  # noqa: N802
+        self, request: node_pb2.RefuseRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> node_pb2.RefuseReply:
+        self._revoked = frozenset(request.nodes)
+        return node_pb2.RefuseReply()
 
     # The three that are for other agents too.
 

@@ -80,6 +80,11 @@ class NodeStub:
                 request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.LeaseRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.Beat.FromString,
                 _registered_method=True)
+        self.Refuse = channel.unary_unary(
+                '/cluster.wire.v1.Node/Refuse',
+                request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.RefuseRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.RefuseReply.FromString,
+                _registered_method=True)
         self.Has = channel.unary_unary(
                 '/cluster.wire.v1.Node/Has',
                 request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.ModelRequest.SerializeToString,
@@ -169,6 +174,13 @@ class NodeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Refuse(self, request, context):
+        """Which machines were revoked, all of them: whatever they ask for is refused from now on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Has(self, request, context):
         """The three below are called by other agents, which fetch the weights of a model, and the
         first one by coordinators too. None takes a path: a file is one of a manifest's names.
@@ -241,6 +253,11 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.Lease,
                     request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.LeaseRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.Beat.SerializeToString,
+            ),
+            'Refuse': grpc.unary_unary_rpc_method_handler(
+                    servicer.Refuse,
+                    request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.RefuseRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.RefuseReply.SerializeToString,
             ),
             'Has': grpc.unary_unary_rpc_method_handler(
                     servicer.Has,
@@ -502,6 +519,33 @@ class Node:
             '/cluster.wire.v1.Node/Lease',
             cluster_dot_wire_dot_v1_dot_node__pb2.LeaseRequest.SerializeToString,
             cluster_dot_wire_dot_v1_dot_node__pb2.Beat.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Refuse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cluster.wire.v1.Node/Refuse',
+            cluster_dot_wire_dot_v1_dot_node__pb2.RefuseRequest.SerializeToString,
+            cluster_dot_wire_dot_v1_dot_node__pb2.RefuseReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -61,6 +61,8 @@ class NodeStub:
     """
     Lease: _grpc.UnaryStreamMultiCallable[_node_pb2.LeaseRequest, _node_pb2.Beat]
     """A sign of life every half second, for as long as the coordinator listens: the agent's lease."""
+    Refuse: _grpc.UnaryUnaryMultiCallable[_node_pb2.RefuseRequest, _node_pb2.RefuseReply]
+    """Which machines were revoked, all of them: whatever they ask for is refused from now on."""
     Has: _grpc.UnaryUnaryMultiCallable[_node_pb2.ModelRequest, _node_pb2.HasReply]
     """The three below are called by other agents, which fetch the weights of a model, and the
     first one by coordinators too. None takes a path: a file is one of a manifest's names.
@@ -107,6 +109,8 @@ class NodeAsyncStub(NodeStub):
     """
     Lease: _aio.UnaryStreamMultiCallable[_node_pb2.LeaseRequest, _node_pb2.Beat]  # type: ignore[assignment]
     """A sign of life every half second, for as long as the coordinator listens: the agent's lease."""
+    Refuse: _aio.UnaryUnaryMultiCallable[_node_pb2.RefuseRequest, _node_pb2.RefuseReply]  # type: ignore[assignment]
+    """Which machines were revoked, all of them: whatever they ask for is refused from now on."""
     Has: _aio.UnaryUnaryMultiCallable[_node_pb2.ModelRequest, _node_pb2.HasReply]  # type: ignore[assignment]
     """The three below are called by other agents, which fetch the weights of a model, and the
     first one by coordinators too. None takes a path: a file is one of a manifest's names.
@@ -204,6 +208,14 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_node_pb2.Beat], _abc.AsyncIterator[_node_pb2.Beat]]:
         """A sign of life every half second, for as long as the coordinator listens: the agent's lease."""
+
+    @_abc_1.abstractmethod
+    def Refuse(
+        self,
+        request: _node_pb2.RefuseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.RefuseReply, _abc.Awaitable[_node_pb2.RefuseReply]]:
+        """Which machines were revoked, all of them: whatever they ask for is refused from now on."""
 
     @_abc_1.abstractmethod
     def Has(
