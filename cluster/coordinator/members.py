@@ -43,7 +43,7 @@ class Member:
     client: NodeClient
     description: NodeDescription
     ranks: int
-    """How many engines it runs."""
+    """How many engines it runs; with none it only gives weights."""
 
     @property
     def id(self) -> str:
@@ -97,7 +97,8 @@ class Members:
             yield self
 
     async def call(self, address: str, ranks: int = 1) -> Member:
-        """The machine whose agent listens at "host:port", which from now on is attended to.
+        """The machine whose agent listens at "host:port", which from now on is attended to. With
+        no `ranks` no epoch uses it, but others get weights from it.
 
         Raises NodeUnreachable; NotAuthorized, also when another machine has the same id; or
         VersionMismatch with every difference by name."""
@@ -139,8 +140,9 @@ class Members:
         self.roster.failed(member.id, self._clock.now())
 
     def named(self, name: str) -> Node | None:
-        """The machine of that id or host name, if it is here."""
-        return next((node for node in self.roster if name in (node.id, node.name)), None)
+        """The machine of that id or host name that runs engines, if it is here."""
+        nodes = self.roster.computing
+        return next((node for node in nodes if name in (node.id, node.name)), None)
 
     async def _attend(
         self, address: str, ranks: int, first: asyncio.Future[Member] | None = None

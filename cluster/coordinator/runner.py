@@ -114,17 +114,17 @@ class Runner:
 
     def view(self) -> tuple[MemberView, ...]:
         """See Crew."""
-        return tuple(map(self._member_view, self._members.roster))
+        return tuple(map(self._member_view, self._members.roster.computing))
 
     def links(self) -> tuple[Pair, ...]:
         """See Crew."""
-        return self._paths.pairs(self._members.of(self._members.roster))
+        return self._paths.pairs(self._members.of(self._members.roster.computing))
 
     def drain(self, name: str, *, draining: bool) -> MemberView:
         """See Crew."""
         node = self._members.named(name)
         if node is None:
-            here = ", ".join(each.name for each in self._members.roster)
+            here = ", ".join(each.name for each in self._members.roster.computing)
             raise NotFound(f"no machine {name[:100]!r} is here: there are {here}", param="node")
         usable = self._members.roster.usable(self._coordinator.clock.now())
         if draining:
