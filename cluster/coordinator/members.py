@@ -68,6 +68,8 @@ class Members:
         that attend to them."""
         self.cluster = socket.gethostname()
         self.trust = trust
+        self.address = ""
+        """"host:port" where workers join; empty while none can."""
         self.roster = Roster()
         self.changed = asyncio.Event()
         """Set whenever a machine comes, goes or is to be drained."""
@@ -94,6 +96,7 @@ class Members:
                 self.trust.authority if self.trust is not None else None,
             )
             stack.push_async_callback(server.stop)
+            self.address = server.address
             yield self
 
     async def call(self, address: str, ranks: int = 1) -> Member:

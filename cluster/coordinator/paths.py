@@ -48,7 +48,7 @@ class Paths:
     def pairs(self, members: Sequence[Member]) -> tuple[Pair, ...]:
         """The best link of each pair that was probed, each way, for people."""
         return tuple(
-            _pair(one.description.hostname, other.description.hostname, links)
+            _pair(one, other, links)
             for one in members
             for other in members
             if one is not other and (links := self.of(one, other))
@@ -63,9 +63,11 @@ class Paths:
         }
 
 
-def _pair(here: str, there: str, links: Sequence[Link]) -> Pair:
+def _pair(one: Member, other: Member, links: Sequence[Link]) -> Pair:
+    names = one.description.hostname, other.description.hostname
+    ids = {"here_id": one.id, "there_id": other.id}
     best = best_link(links)
     if best is None:
-        return Pair(here, there, links[0].kind, error=links[0].error)
+        return Pair(*names, links[0].kind, error=links[0].error, **ids)
     gigabits = best.bytes_per_second * 8 / 1e9
-    return Pair(here, there, best.kind, best.round_trip * 1e6 or None, gigabits or None)
+    return Pair(*names, best.kind, best.round_trip * 1e6 or None, gigabits or None, **ids)
