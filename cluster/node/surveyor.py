@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
-from cluster.core.errors import BadConfiguration
+from cluster.core.errors import BadConfiguration, LaunchFailed
 from cluster.core.facts import Facts
 from cluster.discovery.advert import Advert
 from cluster.discovery.hear import hear
@@ -28,10 +28,15 @@ class Surveyor:
 
     async def survey(self, own: Advert, prefixes: Path | None) -> Facts:
         """What is found here; `own` is what others are to hear meanwhile, and `prefixes` the
-        folder of those on disk. Raises BadConfiguration as `survey.survey` does."""
+        folder of those on disk. Raises BadConfiguration as `survey.survey` does, LaunchFailed when
+        this is closed meanwhile."""
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look(own, prefixes), name="survey")
-        return await asyncio.shield(self._looking)
+        looking = self._looking
+        await asyncio.wait([looking])  # which goes on for the others when this one is cancelled
+        if looking.cancelled():
+            raise LaunchFailed("the node agent is stopping")
+        return looking.result()
 
     async def close(self) -> None:
         """End what is under way. May be called twice."""
