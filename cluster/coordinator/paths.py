@@ -64,10 +64,14 @@ class Paths:
 
 
 def _pair(one: Member, other: Member, links: Sequence[Link]) -> Pair:
-    names = one.description.hostname, other.description.hostname
-    ids = {"here_id": one.id, "there_id": other.id}
     best = best_link(links)
-    if best is None:
-        return Pair(*names, links[0].kind, error=links[0].error, **ids)
-    gigabits = best.bytes_per_second * 8 / 1e9
-    return Pair(*names, best.kind, best.round_trip * 1e6 or None, gigabits or None, **ids)
+    return Pair(
+        one.description.hostname,
+        other.description.hostname,
+        (best or links[0]).kind,
+        round_trip_us=best.round_trip * 1e6 or None if best else None,
+        gigabits=best.bytes_per_second * 8 / 1e9 or None if best else None,
+        error="" if best else links[0].error,
+        here_id=one.id,
+        there_id=other.id,
+    )

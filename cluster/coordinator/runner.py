@@ -123,8 +123,10 @@ class Runner:
 
     async def facts(self) -> Survey:
         """See Crew."""
-        members = self._members.of(self._members.roster)
-        return Survey(self._members.address, await survey(members))
+        told = await survey(self._members.of(self._members.roster))
+        here = {machine.agent_address for machine in told}
+        away = (each for each in self._members.turned_away if each.agent_address not in here)
+        return Survey(self._members.address, (*told, *away))
 
     def drain(self, name: str, *, draining: bool) -> MemberView:
         """See Crew."""
