@@ -77,7 +77,7 @@ def doctor(
 
         tandem doctor
         tandem doctor --kv-dir /var/lib/tandem/kv
-        tandem doctor --json | jq -r '.findings[] | select(.level == "problem") | .mend'
+        tandem doctor --json | jq -r '.findings[].mend'
     """
     from huggingface_hub.constants import HF_HUB_CACHE
 

@@ -153,7 +153,7 @@ def _unheard(
     here, there = _names(pair)
     text = f"{here} does not hear {there} by mDNS"
     if other_way:
-        text += ", which hears it: multicast passes one way only"
+        text += ", which does hear it: multicast passes one way only"
     listener, speaker = facts.get(pair.here_id), facts.get(pair.there_id)
     if listener is not None and (mend := let_mdns_in(listener)):
         text += f"; the firewall of {here} is on"

@@ -106,7 +106,7 @@ def unheard(heard_by_a: tuple[str, ...], machines: list[Surveyed], join: str = "
 def test_multicast_that_passes_one_way_only() -> None:
     machines = two(("b-2",), ())
     (found,) = unheard(("b-2",), machines, "10.0.0.1:8643")
-    assert "b does not hear a by mDNS, which hears it: multicast passes one way" in found.text
+    assert "b does not hear a by mDNS, which does hear it: multicast passes one way" in found.text
     assert found.mend == "tandem worker --join 10.0.0.1:8643  # on b"
     (found,) = unheard(("b-2",), machines)
     assert found.mend == "tandem worker --join HOST:PORT  # on b"
