@@ -63,12 +63,13 @@ def doctor(
         bool, typer.Option("--json", help="Print facts and findings as one JSON object.")
     ] = False,
 ) -> None:
-    """Find what keeps machines from being a fast cluster, and the commands that mend it.
+    """Find what keeps machines from being a fast cluster.
 
-    Looks at this machine: Thunderbolt and RDMA, firewall, mDNS, clock, memory, disk, matrix
-    library. On the machine that serves, each machine of the cluster is asked for the same, and
-    pairs of them for latency, throughput and whether mDNS passes both ways; elsewhere, run it on
-    every machine. Changes nothing. Takes up to 10 seconds, up to 20 where machines do not answer.
+    Each finding comes with the command that mends it; nothing is changed. Looks at this machine:
+    Thunderbolt and RDMA, firewall, mDNS, clock, memory, disk, matrix library. On the machine that
+    serves, every machine of the cluster is asked for the same, and shown beside it are latency and
+    throughput of each pair, and whether mDNS passes both ways. Takes up to 10 seconds, up to 20
+    where machines do not answer.
 
     Exit code 0: no problem, though there may be warnings. 1: one or more on any machine, or it
     could not look.
