@@ -88,22 +88,29 @@ def good(request: Request, slo: Slo) -> bool:
     return True
 
 
+def pieces(request: Request) -> Values:
+    """When each piece of the answer came. Where gaps were not kept they are taken to be equal."""
+    if request.first is None or request.last is None:
+        return np.array([])
+    if request.gaps or request.output_tokens < 2:
+        times: Values = request.first + np.concatenate(([0.0], np.cumsum(request.gaps)))
+        return times
+    return np.linspace(request.first, request.last, request.output_tokens)
+
+
+def share(request: Request, window: float) -> float:
+    """How much of a whole answer came within the window."""
+    return float(np.mean(pieces(request) <= window)) if request.first is not None else 0.0
+
+
 def arrivals_of_tokens(requests: Sequence[Request]) -> tuple[Values, Values]:
-    """(when, how many): each piece of every answer, with an equal share of its tokens. Where
-    gaps were not kept they are taken to be equal."""
-    times: list[Values] = []
-    tokens: list[Values] = []
+    """(when, how many): each piece of every answer, with an equal share of its tokens."""
+    times, tokens = [np.array([])], [np.array([])]
     for request in requests:
-        if request.first is None or request.last is None:
-            continue
-        if request.gaps or request.output_tokens < 2:
-            came = request.first + np.concatenate(([0.0], np.cumsum(request.gaps)))
-        else:
-            came = np.linspace(request.first, request.last, request.output_tokens)
-        times.append(came)
-        tokens.append(np.full(len(came), request.output_tokens / len(came)))
-    if not times:
-        return np.array([]), np.array([])
+        came = pieces(request)
+        if len(came):
+            times.append(came)
+            tokens.append(np.full(len(came), request.output_tokens / len(came)))
     return np.concatenate(times), np.concatenate(tokens)
 
 
@@ -140,18 +147,19 @@ class Summary:
 
 
 def summarise(level: Level, slo: Slo) -> Summary:
-    """Rates are over the window: of answers those that ended in it, of tokens those that came
-    in it. Latencies are of all requests."""
+    """Rates are over the window: tokens by when they came; an answer counts by the share of it
+    that came within the window, so that it matters little where the edge cuts. Latencies are of
+    all requests."""
     requests = level.requests
     whole = [request for request in requests if request.status == "ok"]
-    ended = [request for request in whole if request.end <= level.window]
     window = max(level.window, 1e-9)
     times, tokens = arrivals_of_tokens(requests)
     asked = slo != Slo()
     judged = [request for request in requests if request.status in ("ok", "failed")]
-    pieces = sum(len(request.gaps) + 1 for request in whole if request.gaps)
+    count = sum(len(request.gaps) + 1 for request in whole if request.gaps)
     counts = Counter(request.status for request in requests)
-    read = [request.prompt_tokens for request in ended if request.prompt_tokens is not None]
+    shares = [(share(request, level.window), request) for request in whole]
+    read = [part * r.prompt_tokens for part, r in shares if r.prompt_tokens is not None]
     return Summary(
         requests=len(requests),
         ok=counts["ok"],
@@ -159,18 +167,16 @@ def summarise(level: Level, slo: Slo) -> Summary:
         failed=counts["failed"],
         unfinished=counts["unfinished"],
         errors=dict(Counter(r.error or "?" for r in requests if r.status == "failed")),
-        request_rate=len(ended) / window,
+        request_rate=sum(part for part, _ in shares) / window,
         output_rate=float(tokens[times <= level.window].sum()) / window,
         input_rate=sum(read) / window if read else None,
-        goodput=sum(good(r, slo) for r in ended) / window if asked else None,
+        goodput=sum(part for part, r in shares if good(r, slo)) / window if asked else None,
         attained=sum(good(r, slo) for r in judged) / len(judged) if asked and judged else None,
         late=float(np.percentile([r.sent - r.planned for r in requests], 99)) if requests else 0.0,
         prompt_tokens=_mean([r.prompt_tokens for r in whole]),
         cached_tokens=_mean([r.cached_tokens for r in whole]),
         output_tokens=_mean([r.output_tokens for r in whole]),
-        tokens_per_piece=(
-            sum(r.output_tokens for r in whole if r.gaps) / pieces if pieces else None
-        ),
+        tokens_per_piece=(sum(r.output_tokens for r in whole if r.gaps) / count if count else None),
         spreads={name: spread(latencies(requests, name)) for name in LATENCIES},
     )
 

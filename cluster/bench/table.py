@@ -13,14 +13,21 @@ from cluster.bench.figures import Summary
 from cluster.bench.result import Level, Run, Slo
 from cluster.bench.slo import words
 
-SHOWN = ("ttft_planned", "itl", "e2e_planned")
-"""Columns; each with its median and its 95th percentile."""
+SHOWN = (
+    ("ttft_planned", "TTFT", "p50"),
+    ("ttft_planned", "TTFT", "p95"),
+    ("itl", "ITL", "p50"),
+    ("itl", "ITL", "p95"),
+    ("e2e_planned", "E2E", "p50"),
+)
+"""Latencies that fit 80 columns."""
 
 
 def number(value: float | None) -> str:
     """Three digits that count, no exponent."""
     if value is None:
         return "-"
+    value = float(f"{value:.3g}")
     if abs(value) >= 100:
         return f"{value:.0f}"
     digits = 1 if abs(value) >= 10 else 2 if abs(value) >= 0.1 or not value else 3
@@ -36,18 +43,20 @@ def results(run: Run, summaries: Sequence[Summary], warnings: Sequence[str]) -> 
     """A row for each level, what it means, and what to be wary of."""
     judged = run.asked.slo != Slo()
     failed = any(summary.failed for summary in summaries)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    left = any(summary.cancelled for summary in summaries)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("load", no_wrap=True)
-    names = ["ok", *(["failed"] if failed else []), "req/s", "tok/s"]
-    names += [f"{name} {point}" for name in ("TTFT", "ITL", "E2E") for point in ("p50", "p95")]
-    for name in [*names, *(["good/s", "good"] if judged else [])]:
+    names = ["ok", *(["left"] if left else []), *(["fail"] if failed else []), "req/s", "tok/s"]
+    names += [f"{title}\n{point}" for _, title, point in SHOWN]
+    for name in [*names, *(["good\n/s", "good"] if judged else [])]:
         table.add_column(name, justify="right")
     for level, summary in zip(run.levels, summaries, strict=True):
-        cells = [str(level.load), str(summary.ok), *([str(summary.failed)] if failed else [])]
+        cells = [str(level.load), str(summary.ok)]
+        cells += [str(summary.cancelled)] if left else []
+        cells += [str(summary.failed)] if failed else []
         cells += [number(summary.request_rate), number(summary.output_rate)]
-        for name in SHOWN:
-            spread = summary.spreads[name]
-            cells += [ms(spread.p50 if spread else None), ms(spread.p95 if spread else None)]
+        spreads = [(summary.spreads[name], point) for name, _, point in SHOWN]
+        cells += [ms(getattr(spread, point) if spread else None) for spread, point in spreads]
         if judged:
             share = "-" if summary.attained is None else f"{summary.attained:.0%}"
             cells += [number(summary.goodput), share]
@@ -64,7 +73,8 @@ def _asked(run: Run) -> str:
     asked = run.asked
     more = [f"prompts {asked.prompt}", f"answers {asked.output} tokens"]
     more += [f"{asked.prefix} tokens of them shared"] if asked.prefix else []
-    more += [f"{asked.turns} turns {asked.think:g} s apart"] if asked.turns > 1 else []
+    if asked.turns > 1:
+        more.append(f"sessions of {asked.turns} turns, {asked.think:g} s apart")
     more += [f"{asked.cancel:.0%} hung up on"] if asked.cancel else []
     return (
         f"{run.model} at {run.url}: {', '.join(more)}. Times in ms, TTFT and E2E from when a "
@@ -90,7 +100,7 @@ def comparison(
     rows: Sequence[Row], names: tuple[str, str], differences: Sequence[str]
 ) -> RenderableType:
     """A row for each figure of both runs."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("load", no_wrap=True)
     table.add_column("", no_wrap=True)
     for name in (*names, "ratio", "95% interval"):
