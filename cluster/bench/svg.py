@@ -10,6 +10,8 @@ from html import escape
 WIDTH, HEIGHT = 460, 270
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 40
 """Room around the plot."""
+LETTER, LINE = 6.5, 14
+"""Width of a letter, height of a line."""
 TICKS = 5
 """About so many on an axis."""
 
@@ -138,20 +140,33 @@ def _line(series: Series, x: Axis, y: Axis) -> str:
         parts.append(f'<polygon class="area {series.style}" points="{closed}"/>')
     parts.append(f'<polyline class="line {series.style}" points="{path}"/>')
     if series.marks:
-        for (a, b), name in zip(places, series.labels or [""] * len(places), strict=True):
-            said = escape(f"{series.name}, {name}" if name else series.name)
+        for (a, b), name in zip(places, series.labels, strict=True):
             parts.append(
                 f'<circle class="dot {series.style}" cx="{a:.1f}" cy="{b:.1f}" r="4">'
-                f"<title>{said}</title></circle>"
+                f"<title>{escape(f'{series.name}, {name}')}</title></circle>"
             )
-            if series.named:
-                side = "end" if a > WIDTH / 2 else "start"
-                shift = -8 if side == "end" else 8
-                parts.append(
-                    f'<text x="{a + shift:.1f}" y="{b - 7:.1f}" class="{side}">'
-                    f"{escape(name)}</text>"
-                )
+    if series.named:
+        parts += _names(places, series.labels)
     return "".join(parts)
+
+
+def _names(places: Sequence[tuple[float, float]], names: Sequence[str]) -> list[str]:
+    """Names beside their points, above or below; where there is no room, none."""
+    parts = []
+    taken: list[tuple[float, float, float]] = []
+    for (a, b), name in zip(places, names, strict=True):
+        width = LETTER * len(name)
+        left = a - 8 - width if a > WIDTH / 2 else a + 8
+        for base in (b - 7, b + 17, b - 21, b + 31):
+            clear = all(
+                abs(base - y) >= LINE or left > end or left + width < begin
+                for begin, end, y in taken
+            )
+            if clear and TOP + 8 < base < HEIGHT - BOTTOM - 3:
+                taken.append((left, left + width, base))
+                parts.append(f'<text x="{left:.1f}" y="{base:.1f}">{escape(name)}</text>')
+                break
+    return parts
 
 
 def _legend(series: Sequence[Series]) -> str:
