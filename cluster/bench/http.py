@@ -57,7 +57,7 @@ class Target:
 
 class Connections:
     """Connections to one server, kept for the next request where it lets us. As many as there
-    are requests at a time. `aclose` ends them all."""
+    are requests at a time. `close` ends them all."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -70,24 +70,23 @@ class Connections:
 
         Raises AnswerFailed. Cancelling it closes the connection.
         """
-        fresh = False
-        while True:
-            connection = self._idle.pop() if self._idle and not fresh else None
-            if connection is None:
-                connection = await self._connect()
-                fresh = True
-            try:
-                whole = await connection.exchange(self._request(path, body), body, reader)
-            except _Stale:
-                fresh = True  # it was closed while idle: nothing was read of our request
-                continue
-            finally:
-                if connection.reusable:
-                    self._idle.append(connection)
-                else:
-                    self._all.discard(connection)
-                    connection.close()
-            return whole
+        connection = self._kept() or await self._connect()
+        try:
+            return await connection.exchange(self._request(path, body), body, reader)
+        finally:
+            if connection.reusable:
+                self._idle.append(connection)
+            else:
+                self._all.discard(connection)
+                connection.close()
+
+    def _kept(self) -> _Connection | None:
+        """One that is still open."""
+        while self._idle:
+            if (connection := self._idle.pop()).reusable:
+                return connection
+            self._all.discard(connection)
+        return None
 
     def close(self) -> None:
         """End all connections; twice is no harm."""
@@ -125,10 +124,6 @@ class Connections:
         return h11.Request(method="POST", target=target.path + path, headers=[*headers.items()])
 
 
-class _Stale(Exception):
-    """The server had closed a kept connection before it saw the request."""
-
-
 class _Connection(asyncio.Protocol):
     """One connection with at most one request at a time."""
 
@@ -137,8 +132,6 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader: Reader | None = None
         self._over: asyncio.Future[bool] | None = None
-        self._used = False
-        self._began = False
 
     @property
     def reusable(self) -> bool:
@@ -152,22 +145,16 @@ class _Connection(asyncio.Protocol):
             self._transport = None
 
     async def exchange(self, request: h11.Request, body: bytes, reader: Reader) -> bool:
-        """See Connections.post; raises _Stale where another connection may do better."""
+        """See Connections.post."""
         if self._transport is None:
-            raise _Stale
+            raise AnswerFailed("hung_up", "the connection closed as soon as it was made")
         self._over = asyncio.get_running_loop().create_future()
         self._reader = reader
-        self._began = False
-        used, self._used = self._used, True
         head = self._http.send(request) or b""
         end = self._http.send(h11.Data(data=body)) or b""
         self._transport.write(head + end + (self._http.send(h11.EndOfMessage()) or b""))
         try:
             whole = await self._over
-        except AnswerFailed as failure:
-            if used and not self._began and failure.kind == "hung_up":
-                raise _Stale from failure
-            raise
         finally:
             self._reader = None
         if whole and self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
@@ -179,9 +166,7 @@ class _Connection(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        now = time.monotonic()
-        self._began = True
-        self._take(data, now)
+        self._take(data, time.monotonic())
 
     def eof_received(self) -> bool:
         self._take(b"", time.monotonic())
