@@ -171,7 +171,8 @@ def main() -> int:
     load = Load(
         options.url, model, options.clients, options.requests, options.prompt, options.output
     )
-    rounds = []
+    rounds: list[tuple[Figures, Figures]] = []
+    apart: list[str] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sides: tuple[Callable[[], Figures], ...] = (

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -203,10 +204,14 @@ class _Talk(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def listening(server: FixedServer, port: int = 0) -> AsyncIterator[FixedServer]:
+async def listening(
+    server: FixedServer, port: int = 0, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[FixedServer]:
     """On a port of loopback, until the block is left."""
     loop = asyncio.get_running_loop()
-    listener = await loop.create_server(lambda: _Talk(server), "127.0.0.1", port, backlog=1024)
+    listener = await loop.create_server(
+        lambda: _Talk(server), "127.0.0.1", port, backlog=1024, ssl=tls
+    )
     server.port = listener.sockets[0].getsockname()[1]
     try:
         yield server

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ from cluster.bench.result import Level, Run, from_json
 from cluster.cli.main import build
 from cluster.core.errors import AnswerFailed
 from tests.conftest import wait_for
+from tests.integration.certificates import make_certificate
 
 TTFT, ITL = 0.04, 0.01
 Plan = Callable[[dict[str, Any]], Reply]
@@ -50,14 +52,16 @@ def plain(status: str, content: object, *headers: str) -> Reply:
 
 
 @contextmanager
-def in_thread(plan: Plan, slots: int = 1000) -> Iterator[FixedServer]:
+def in_thread(
+    plan: Plan, slots: int = 1000, tls: ssl.SSLContext | None = None
+) -> Iterator[FixedServer]:
     """The command has an event loop of its own, so the server is in another thread."""
     server = FixedServer(plan, slots, keep=True)
     ready, loops = threading.Event(), []
     over = asyncio.Event()
 
     async def run() -> None:
-        async with listening(server):
+        async with listening(server, tls=tls):
             loops.append(asyncio.get_running_loop())
             ready.set()
             await over.wait()
@@ -344,3 +348,18 @@ async def test_a_response_cut_anywhere_is_the_same() -> None:
 def test_bounds_are_there() -> None:
     assert IN_FLIGHT <= 5000
     assert prompt_tokens({"messages": [{"content": "a b"}]}) == 6
+
+
+def test_https_with_a_certificate_of_its_own(tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    options = ["--requests", "3", "--concurrency", "1", "--output", "9"]
+    with in_thread(steady(0.0, 0.0), tls=context) as server:
+        url = f"https://127.0.0.1:{server.port}"
+        trusting = ["--ca", str(certificate), "--key", "k"]
+        run = measured(server, tmp_path, "--url", url, *trusting, *options)
+        refused = CliRunner().invoke(build("bench"), ["bench", "--url", url, *options])
+    assert statuses(run.levels[0]) == {"ok"}
+    assert refused.exit_code == 1
+    assert "its certificate is not trusted" in refused.stderr
