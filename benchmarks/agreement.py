@@ -3,11 +3,13 @@
     python3 -m venv /tmp/guidellm && /tmp/guidellm/bin/pip install guidellm
     .venv/bin/python -m benchmarks.agreement --guidellm /tmp/guidellm/bin/guidellm
         [--url http://127.0.0.1:8642] [--clients 4] [--requests 80] [--rounds 3]
-        [--prompt 128] [--output 64]
+        [--prompt 128] [--output 64] [--together]
 
 Both run a closed loop of the same number of clients and requests, with prompts and answers of the
 same lengths but other words in each run, so that no prefix cache knows them. They take turns, and
-swap places from round to round. Each figure is what the generator itself reports. Prints a
+swap places from round to round. Each figure is what the generator itself reports. On a machine
+whose speed moves by more than what is looked for, --together has both ask at the same time, each
+with its own clients, and takes of `tandem bench` what it saw while GuideLLM ran. Prints a
 Markdown table with the median of each round's own ratio; exits with 1 where one is off by more
 than 5%.
 """
@@ -18,12 +20,12 @@ import argparse
 import json
 import os
 import secrets
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +34,13 @@ import httpx
 from cluster.bench.figures import Spread, summarise
 from cluster.bench.probe import probe
 from cluster.bench.prompts import Prompts
-from cluster.bench.result import Slo, from_json
+from cluster.bench.result import Level, Request, Slo, Status, from_json
 
 MOST = 0.05
 """How far apart they may be."""
 TOKENIZER = Path(__file__).resolve().parent.parent / "cluster" / "demo"
 """GuideLLM wants one; the counts are the server's own."""
+NULL = subprocess.DEVNULL
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 Figures = dict[str, float]
@@ -58,20 +61,57 @@ class Load:
 def ours(load: Load, folder: Path) -> Figures:
     """What `tandem bench` reports."""
     out = folder / "ours.json"
+    subprocess.run(_bench(load, out, "--requests", load.requests), check=True, stdout=NULL)
+    (level,) = from_json(out.read_text(), out.name).levels
+    return _figures(level)
+
+
+def both(load: Load, folder: Path, guidellm: Path) -> tuple[Figures, Figures]:
+    """What both find at the same time, each with its own clients; of `tandem bench` what it
+    recorded while GuideLLM ran."""
+    out = folder / "ours.json"
+    command = _bench(load, out, "--seconds", 3600)
+    with subprocess.Popen(command, stdout=NULL) as process:
+        try:
+            found = _guidellm(load, folder, guidellm)
+        finally:
+            process.send_signal(signal.SIGINT)
+    (level,) = from_json(out.read_text(), out.name).levels
+    return _figures(_cut(level, found["start_time"], found["end_time"])), _reported(found)
+
+
+def _cut(level: Level, begin: float, end: float) -> Level:
+    """The whole requests of a time, in Unix seconds, and the tokens that came in it."""
+    at, window = begin - level.began, end - begin
+
+    def shifted(request: Request) -> Request:
+        first, last = (None if t is None else t - at for t in (request.first, request.last))
+        begun, sent, over = request.planned - at, request.sent - at, request.end - at
+        whole = request.status == "ok" and sent >= 0 and over <= window
+        status: Status = "ok" if whole else "unfinished"
+        return replace(
+            request, planned=begun, sent=sent, end=over, first=first, last=last, status=status
+        )
+
+    shifting = map(shifted, level.requests)
+    return Level(level.load, window, tuple(r for r in shifting if r.end > 0 and r.sent < window))
+
+
+def _bench(load: Load, out: Path, *until: object) -> list[str]:
     options = {
         "--url": load.url,
         "--model": load.model,
         "--concurrency": load.clients,
-        "--requests": load.requests,
         "--prompt": load.prompt,
         "--output": load.output,
         "--warmup": 0,
         "--out": out,
     }
     words = [str(word) for pair in options.items() for word in pair]
-    command = [sys.executable, "-m", "cluster.cli", "bench", *words]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    (level,) = from_json(out.read_text(), out.name).levels
+    return [sys.executable, "-m", "cluster.cli", "bench", *words, *map(str, until)]
+
+
+def _figures(level: Level) -> Figures:
     found = summarise(level, Slo())
     figures = {"output tok/s": found.output_rate, "req/s": found.request_rate}
     for name, title in (("ttft", "TTFT"), ("itl", "ITL"), ("e2e", "E2E")):
@@ -87,6 +127,11 @@ def ours(load: Load, folder: Path) -> Figures:
 
 def theirs(load: Load, folder: Path, guidellm: Path) -> Figures:
     """What GuideLLM reports."""
+    return _reported(_guidellm(load, folder, guidellm))
+
+
+def _guidellm(load: Load, folder: Path, guidellm: Path) -> dict[str, Any]:
+    """Its one benchmark."""
     out, data = folder / "theirs.json", folder / "prompts.jsonl"
     _write_prompts(load, data)
     options = {
@@ -99,11 +144,17 @@ def theirs(load: Load, folder: Path, guidellm: Path) -> Figures:
     }
     words = [word for pair in options.items() for word in pair]
     command = [str(guidellm), "run", *words, "--disable-console"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, **OFFLINE})
+    subprocess.run(command, check=True, stdout=NULL, env={**os.environ, **OFFLINE})
+    found: dict[str, Any]
     (found,) = json.loads(out.read_text())["benchmarks"]
+    totals = found["metrics"]["request_totals"]
+    if totals["successful"] != load.requests:
+        raise SystemExit(f"GuideLLM: {totals}")
+    return found
+
+
+def _reported(found: dict[str, Any]) -> Figures:
     metrics: dict[str, Any] = found["metrics"]
-    if metrics["request_totals"]["successful"] != load.requests:
-        raise SystemExit(f"GuideLLM: {metrics['request_totals']}")
     figures = {
         "output tok/s": metrics["output_tokens_per_second"]["total"]["mean"],
         "req/s": metrics["requests_per_second"]["successful"]["mean"],
@@ -166,6 +217,7 @@ def main() -> int:
     for name, value in (("clients", 4), ("requests", 80), ("prompt", 128), ("output", 64)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--together", action="store_true", help="at the same time")
     options = parser.parse_args()
     model = httpx.get(f"{options.url}/v1/models").json()["data"][0]["id"]
     load = Load(
@@ -175,14 +227,15 @@ def main() -> int:
     apart: list[str] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sides: tuple[Callable[[], Figures], ...] = (
-            lambda: ours(load, folder),
-            lambda: theirs(load, folder, options.guidellm),
-        )
         for number in range(options.rounds):
-            order = (0, 1) if number % 2 == 0 else (1, 0)
-            found = {side: sides[side]() for side in order}
-            rounds.append((found[0], found[1]))
+            if options.together:
+                pair = both(load, folder, options.guidellm)
+            elif number % 2 == 0:
+                pair = ours(load, folder), theirs(load, folder, options.guidellm)
+            else:
+                second = theirs(load, folder, options.guidellm)
+                pair = ours(load, folder), second
+            rounds.append(pair)
             text, apart = table(rounds)
             print(f"{text}\n", flush=True)
     return 1 if apart else 0

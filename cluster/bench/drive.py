@@ -46,6 +46,8 @@ class Live:
     def __init__(self, load: Load) -> None:
         self.load = load
         self.begin = time.monotonic()
+        self.began = time.time()
+        """Unix time."""
         self.requests: list[Request] = []
         self.under_way: set[Answer] = set()
         self.asked = 0
@@ -94,7 +96,7 @@ class LevelRun:
 
     async def run(self, asker: Asker, watch: Callable[[Live], None]) -> Level:
         """All of it, until the last answer is there. `watch` is called a few times a second."""
-        self.live.begin = time.monotonic()
+        self.live.begin, self.live.began = time.monotonic(), time.time()
         async with asyncio.TaskGroup() as group:
             metering = group.create_task(self._meter.run(lambda: watch(self.live)))
             if self._load.kind == "closed":
@@ -119,7 +121,8 @@ class LevelRun:
             window = min(last, seconds)
         else:
             window = min(ended, seconds)
-        return Level(self._load, window, tuple(self.live.requests), self._meter.client())
+        live, client = self.live, self._meter.client()
+        return Level(self._load, window, tuple(live.requests), client, live.began)
 
     @property
     def _exhausted(self) -> bool:

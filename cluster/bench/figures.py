@@ -168,7 +168,7 @@ def summarise(level: Level, slo: Slo) -> Summary:
         unfinished=counts["unfinished"],
         errors=dict(Counter(r.error or "?" for r in requests if r.status == "failed")),
         request_rate=sum(part for part, _ in shares) / window,
-        output_rate=float(tokens[times <= level.window].sum()) / window,
+        output_rate=float(tokens[(times >= 0) & (times <= level.window)].sum()) / window,
         input_rate=sum(read) / window if read else None,
         goodput=sum(part for part, r in shares if good(r, slo)) / window if asked else None,
         attained=sum(good(r, slo) for r in judged) / len(judged) if asked and judged else None,

@@ -79,6 +79,8 @@ class Level:
     and counts for latencies alone."""
     requests: tuple[Request, ...]
     client: Client = field(default_factory=Client)
+    began: float = 0.0
+    """Unix time, to find it in a server's log."""
 
 
 @dataclass(frozen=True, slots=True)
