@@ -129,19 +129,18 @@ class LevelRun:
         """All the requests that were to be asked have been."""
         return self._bounds.requests is not None and self.live.asked >= self._bounds.requests
 
-    @property
-    def _over(self) -> bool:
-        """Nothing more is to be asked."""
-        seconds = self._bounds.seconds
-        late = seconds is not None and self.live.seconds >= seconds
+    def _over(self, due: float) -> bool:
+        """Nothing that is due then is to be asked any more. What was due in time is asked even
+        when we are late ourselves."""
+        late = self._bounds.seconds is not None and due >= self._bounds.seconds
         return late or self._exhausted or self.given_up
 
     async def _closed(self, asker: Asker) -> None:
         numbers = itertools.count()
 
         async def client() -> None:
-            while not self._over:
-                await self._converse(asker, self._session(next(numbers)), self.live.seconds)
+            while not self._over(due := self.live.seconds):
+                await self._converse(asker, self._session(next(numbers)), due)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(int(self._load.size)):
@@ -151,8 +150,7 @@ class LevelRun:
         chance = Random(f"arrivals {self._work.seed} {self._number}")
         async with asyncio.TaskGroup() as group:
             for number, at in enumerate(arrivals(self._load.size, chance)):
-                seconds = self._bounds.seconds
-                if self._over or (seconds is not None and at >= seconds):
+                if self._over(at):
                     break
                 if (wait := at - self.live.seconds) > 0:
                     await asyncio.sleep(wait)
@@ -166,7 +164,7 @@ class LevelRun:
         live = self.live
         messages = self._prompts.opening()
         for index, turn in enumerate(who.turns):
-            if self._over:
+            if self._over(planned):
                 return
             live.asked += 1
             messages.append(self._prompts.question(turn.prompt, self._number, who.number, index))

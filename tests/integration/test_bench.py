@@ -286,7 +286,7 @@ def test_an_unwritable_place_is_said_before_a_run() -> None:
     [
         (["--concurrency", "1", "--rates", "1"], "--concurrency is a closed loop"),
         (["--url", "127.0.0.1:9"], "no server answers at http://127.0.0.1:9"),
-        (["--show", "/none.json"], "can't read the result /none.json"),
+        (["--show", "/none.json"], "can't read /none.json"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(options: list[str], line: str) -> None:
