@@ -99,7 +99,8 @@ class Answer:
                 if any(delta.get(name) for name in TEXTS):
                     self.times.append(now)
                     self.text += delta.get("content") or ""
-                self.finish = choice.get("finish_reason") or self.finish
+                if reason := choice.get("finish_reason"):
+                    self.finish = str(reason)
         except (ValueError, AttributeError, TypeError) as error:
             raise AnswerFailed("bad_stream", f"an event is no completion: {error}") from error
 
@@ -115,4 +116,5 @@ class Answer:
 
 
 def _short(message: object) -> str:
-    return " ".join(str(message).split())[:DETAIL]
+    words = " ".join(str(message).split())[:DETAIL]
+    return words.encode("utf-8", "replace").decode()  # JSON can spell half a character

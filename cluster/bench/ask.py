@@ -40,8 +40,7 @@ class Body:
                 "stream": True,
                 "stream_options": {"include_usage": True},
                 **(self.fields or {}),
-            },
-            ensure_ascii=False,
+            }
         ).encode()
 
 

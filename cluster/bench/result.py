@@ -144,7 +144,7 @@ def to_json(run: Run, summaries: list[dict[str, Any]]) -> str:
         level["summary"] = summary
         for request in level["requests"]:
             request["gaps"] = [round(gap, 6) for gap in request["gaps"]]
-    return json.dumps(_rounded(document), ensure_ascii=False) + "\n"
+    return json.dumps(_rounded(document)) + "\n"
 
 
 def _rounded(value: Any) -> Any:

@@ -140,13 +140,13 @@ def read(path: Path) -> Run:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadConfiguration(f"can't read {path}: {error}") from error
 
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text)
+        path.write_text(text, "utf-8", "replace")
     except OSError as error:
         raise SetupError(f"can't write {path}: {error}") from error

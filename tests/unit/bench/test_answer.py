@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.bench.answer import DETAIL, Answer
+from cluster.bench.ask import Body
 from cluster.bench.events import LINE, Events
 from cluster.core.errors import AnswerFailed
 
@@ -21,7 +22,7 @@ def sse(*events: object) -> bytes:
     )
 
 
-def delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:
+def delta(finish: object = None, **fields: Any) -> dict[str, Any]:
     return {"choices": [{"delta": fields, "finish_reason": finish}]}
 
 
@@ -44,7 +45,12 @@ def answered(*parts: tuple[float, bytes], hang_up: int | None = None) -> Answer:
     return answer
 
 
-@given(st.lists(st.text(st.characters(exclude_characters="\r\n")), max_size=4), st.data())
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n")), max_size=4
+    ),
+    st.data(),
+)
 def test_events_do_not_depend_on_how_bytes_arrive(texts: list[str], data: st.DataObject) -> None:
     end = data.draw(st.sampled_from(["\n", "\r\n"]))
     raw = "".join(f": sign{end}event: x{end}data: {text}{end}{end}" for text in texts).encode()
@@ -57,6 +63,17 @@ def test_events_do_not_depend_on_how_bytes_arrive(texts: list[str], data: st.Dat
 
 def test_several_data_lines_are_one_event() -> None:
     assert Events().feed(b"data: {\ndata:1}\n\n: ping\n\n") == [b"{\n1}"]
+
+
+def test_half_a_character_does_no_harm() -> None:
+    answer = answered((1.0, sse(delta(content="\ud800"), delta(5), "[DONE]")))
+    answer.end()
+    assert answer.finish == "5"
+    again = Body("m").of([{"role": "assistant", "content": answer.text}], 1)
+    assert json.loads(again)["messages"][0]["content"] == "\ud800"
+    with pytest.raises(AnswerFailed) as caught:
+        answered((1.0, sse({"error": "\ud800"})))
+    assert str(caught.value).encode() == b"?"
 
 
 def test_an_endless_line_is_refused() -> None:
