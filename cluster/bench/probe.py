@@ -15,8 +15,8 @@ from cluster.bench.ask import PATH, Body
 from cluster.bench.prompts import Calibration, Message, calibrate, random_words
 from cluster.core.errors import AnswerFailed, SetupError
 
-FEW, MANY = 8, 264
-"""Words of the two prompts that are counted."""
+FEW, MANY = 1, 257
+"""Words of the two prompts that are counted: with one, what is left is the overhead."""
 SAMPLE = 3000
 """Words of the longer one where it is only tokenized."""
 PROBE = 4

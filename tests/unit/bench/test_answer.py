@@ -12,6 +12,7 @@ from cluster.bench.ask import Body
 from cluster.bench.events import LINE, Events
 from cluster.core.errors import AnswerFailed
 
+LETTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\r\n")
 HEADERS = {"content-type": "text/event-stream; charset=utf-8"}
 
 
@@ -45,12 +46,7 @@ def answered(*parts: tuple[float, bytes], hang_up: int | None = None) -> Answer:
     return answer
 
 
-@given(
-    st.lists(
-        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n")), max_size=4
-    ),
-    st.data(),
-)
+@given(st.lists(st.text(LETTERS), max_size=4), st.data())
 def test_events_do_not_depend_on_how_bytes_arrive(texts: list[str], data: st.DataObject) -> None:
     end = data.draw(st.sampled_from(["\n", "\r\n"]))
     raw = "".join(f": sign{end}event: x{end}data: {text}{end}{end}" for text in texts).encode()
