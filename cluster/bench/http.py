@@ -1,8 +1,8 @@
 """HTTP/1.1 for one purpose: many streams in one process, each byte with the time it came.
 
 A protocol on top of asyncio's transports with h11 to take messages apart: between the socket and
-the clock there is no task to be woken and no queue, and a token costs a third of what it does
-through a general client (docs/bench.md has the figures).
+the clock there is no task to be woken and no queue, and a token costs little more than half of
+what it does through a general client (docs/bench.md has the figures).
 """
 
 from __future__ import annotations
