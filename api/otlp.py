@@ -7,7 +7,7 @@ are needed only then. Names of attributes are those of its conventions for gener
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -80,8 +80,8 @@ class OtlpExporter:
         self._sampler = TracerProvider(shutdown_on_exit=False).sampler
         # The environment's names go before ours.
         given = Resource.create().attributes
-        named = given.get("service.name") not in (None, "unknown_service")
-        self._service = str(given["service.name"]) if named else "tandem"
+        name = str(given.get("service.name", ""))
+        self._service = "tandem" if name.startswith("unknown_service") else name or "tandem"
         self._attributes = {**given, "service.version": version("tandem")}
 
     def samples(self, trace_id: str, parent: Parent | None) -> bool:
@@ -95,12 +95,11 @@ class OtlpExporter:
         result = self._sampler.should_sample(context, int(trace_id, 16), "request")
         return result.decision is Decision.RECORD_AND_SAMPLE
 
-    def export(self, traces: Sequence[Trace]) -> None:
+    def export(self, trace: Trace) -> None:
         """See Exporter."""
-        for trace in traces:
-            told = self._readable(trace)
-            for place in range(0, len(told), BATCH):
-                self._exporter.export(told[place : place + BATCH])
+        told = self._readable(trace)
+        for place in range(0, len(told), BATCH):
+            self._exporter.export(told[place : place + BATCH])
 
     def close(self) -> None:
         """See Exporter."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
-from anyio import CancelScope, to_thread
+from anyio import move_on_after, to_thread
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
@@ -26,6 +27,8 @@ KEPT = 32
 """Traces of finished requests that are kept, unless told otherwise."""
 QUEUED = 64
 """Traces that wait to be exported; one more is dropped."""
+LEAVE_SECONDS = 3.0
+"""At the end of the server, the exporter has so long for what waits."""
 LAST = "last"
 """In place of an id: the request that came last."""
 
@@ -62,12 +65,12 @@ class Exporter(Protocol):
         """Whether a request is to be exported."""
         ...
 
-    def export(self, traces: Sequence[Trace]) -> None:
-        """Send them, in a thread that may wait. Raises nothing: what can't be sent is lost."""
+    def export(self, trace: Trace) -> None:
+        """Send one, in a thread that may wait. Raises nothing: what can't be sent is lost."""
         ...
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """Nothing more will come; what is being sent is given up."""
         ...
 
 
@@ -84,6 +87,7 @@ class Traces:
         self._live: dict[str, Trace] = {}
         self._finished: deque[Trace] = deque(maxlen=every or KEPT)
         self._queue: deque[Trace] = deque()
+        self._sending = threading.Lock()
         self._waiting = asyncio.Event()
         self._dropped = 0
 
@@ -154,21 +158,17 @@ class Traces:
             while True:
                 await self._waiting.wait()
                 self._waiting.clear()
-                batch = self._take()
-                await to_thread.run_sync(exporter.export, batch)
+                await to_thread.run_sync(self._send, exporter, abandon_on_cancel=True)
         finally:
-            with CancelScope(shield=True):  # exporters have a time-out
-                await to_thread.run_sync(self._leave, exporter)
+            with move_on_after(LEAVE_SECONDS, shield=True):
+                await to_thread.run_sync(self._send, exporter, abandon_on_cancel=True)
+            exporter.close()
 
-    def _leave(self, exporter: Exporter) -> None:
-        if rest := self._take():
-            exporter.export(rest)
-        exporter.close()
-
-    def _take(self) -> list[Trace]:
-        batch = list(self._queue)
-        self._queue.clear()
-        return batch
+    def _send(self, exporter: Exporter) -> None:
+        """Export all that waits, one thread at a time; called in one."""
+        with self._sending, suppress(IndexError):
+            while True:
+                exporter.export(self._queue.popleft())
 
     def _finish(self, trace: Trace) -> None:
         trace.timeline.ended = trace.timeline.now

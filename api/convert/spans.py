@@ -132,8 +132,11 @@ def _rank(
 
     parts = [*([times.decode] if times.decode is not None else []), *times.chunks]
     received, answered = here(times.received), here(times.answered)
-    error = round(rank.offset.error * 1e6)
-    yield span(NETWORK, f"{name} to the rank", sent, received, Kind.NETWORK, clock_error_us=error)
+    clock: dict[str, Detail] = {
+        "clock_ahead_us": round(rank.offset.ahead * 1e6),
+        "clock_error_us": round(rank.offset.error * 1e6),
+    }
+    yield span(NETWORK, f"{name} to the rank", sent, received, Kind.NETWORK, **clock)
     yield span(NETWORK, f"{name} from the rank", answered, arrived, Kind.NETWORK)
     if not parts:
         return
