@@ -55,12 +55,13 @@ def trace(
     if str(output) == "-":
         typer.echo(text)
         return
+    summary = _summary(told)
     path = output or Path(f"{_name(told)}.trace.json")
     try:
         path.write_text(text)
     except OSError as error:
         raise BadConfiguration(f"can't write {path}: {error.strerror}") from error
-    typer.echo(_summary(told))
+    typer.echo(summary)
     typer.echo(f"{path}: open it at https://ui.perfetto.dev")
 
 
@@ -85,6 +86,8 @@ def _summary(told: Any) -> str:
 def _other(told: Any) -> dict[str, Any]:
     try:
         other: dict[str, Any] = told["otherData"]
-    except (TypeError, LookupError) as error:
-        raise VersionMismatch("what the server answered is no trace that we know") from error
-    return other
+        if {"seconds", "running", "went_to"} <= other.keys():
+            return other
+    except (TypeError, LookupError, AttributeError):
+        pass
+    raise VersionMismatch("what the server answered is no trace that this command knows")
