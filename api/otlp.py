@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from api.traces import Trace
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-MOST_SPANS = 2000
-"""Of one request are exported; the rest is counted."""
+MOST_SPANS = 4000
+"""Of one request are exported, the earliest; the rest is counted."""
 BATCH = 512
 """Spans of one message."""
 
@@ -114,17 +114,19 @@ class OtlpExporter:
 
         told = spans(trace.timeline)
         left_out = max(0, len(told) - MOST_SPANS) + trace.timeline.left_out
-        told = told[:MOST_SPANS]
+        # The request first. No part is earlier than the whole, so none is there without it.
+        places = sorted(range(len(told)), key=lambda place: (place > 0, told[place].start, place))
         begun, ids = trace.timeline.wall, RandomIdGenerator()
-        contexts = [
-            SpanContext(
+        contexts = {
+            place: SpanContext(
                 int(trace.trace_id, 16), ids.generate_span_id(), is_remote=False,
                 trace_flags=TraceFlags(TraceFlags.SAMPLED),
             )
-            for _ in told
-        ]  # fmt: skip
+            for place in places[:MOST_SPANS]
+        }  # fmt: skip
         scope = InstrumentationScope("tandem", version("tandem"))
         error = trace.timeline.details.get("error")
+        resources = {name: self._resource(name) for name in {span.process for span in told}}
 
         def parent(span: Span) -> SpanContext | None:
             if span.parent is not None:
@@ -133,18 +135,20 @@ class OtlpExporter:
 
         return [
             ReadableSpan(
-                name=span.name if place else root_name(span),
+                name=told[place].name if place else root_name(told[0]),
                 context=context,
-                parent=parent(span),
-                resource=self._resource(span.process),
-                attributes=attributes(span) if place else root_attributes(span, trace, left_out),
+                parent=parent(told[place]),
+                resource=resources[told[place].process],
+                attributes=attributes(told[place])
+                if place
+                else root_attributes(told[0], trace, left_out),
                 kind=SpanKind.INTERNAL if place else SpanKind.SERVER,
                 status=Status(StatusCode.ERROR, str(error)) if error and not place else Status(),
-                start_time=_nanoseconds(begun + span.start),
-                end_time=_nanoseconds(begun + span.end),
+                start_time=_nanoseconds(begun + told[place].start),
+                end_time=_nanoseconds(begun + told[place].end),
                 instrumentation_scope=scope,
             )
-            for place, (span, context) in enumerate(zip(told, contexts, strict=True))
+            for place, context in contexts.items()
         ]
 
     def _resource(self, process: str) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from api.convert.spans import Span, breakdown, lanes
+from api.convert.spans import Span, breakdown, lanes, spans
 from cluster.core.timeline import Timeline
 
 _TRACKS = (
@@ -21,8 +21,9 @@ _TRACKS = (
 """From top to bottom."""
 
 
-def chrome_trace(timeline: Timeline, told: Sequence[Span], trace_id: str) -> dict[str, Any]:
-    """The whole file."""
+def chrome_trace(timeline: Timeline, trace_id: str) -> dict[str, Any]:
+    """The whole file. May be called in any thread."""
+    told = spans(timeline)
     whole = told[0].end
     parts = breakdown(told)
     return {

@@ -93,12 +93,13 @@ def _step(
         "chunks": len(record.chunks),
         "tokens": sum(count for request, count in record.rows.items() if request in own),
     }
-    lost = not record.ranks and record.applied == record.done
-    kind = Kind.LOST if lost else Kind.WHOLE
+    kind = Kind.LOST if record.lost else Kind.WHOLE
     planned, done = record.planned - zero, record.done - zero
-    yield Span(SERVER, STEPS, f"{name}, lost" if lost else name, planned, done, kind, details)
+    yield Span(
+        SERVER, STEPS, f"{name}, lost" if record.lost else name, planned, done, kind, details
+    )
     arrived = max((rank.times.arrived - zero for rank in record.ranks), default=done)
-    if not lost:
+    if not record.lost:
         yield Span(SERVER, APPLY, f"apply {name}", arrived, done, Kind.APPLY, {}, parent)
     for number, rank in enumerate(record.ranks):
         host = record.hosts[number] if number < len(record.hosts) else ""

@@ -8,7 +8,6 @@ from starlette.responses import JSONResponse, Response
 
 from api.caller import caller_of
 from api.convert.chrome_trace import chrome_trace
-from api.convert.spans import spans
 from api.routes.models import Endpoint
 from api.service import Service
 from api.traces import LAST
@@ -29,8 +28,8 @@ def trace_file(service: Service) -> Endpoint:
         if trace is None:
             which = "no request" if shown == LAST else f"no request {shown[:100]!r}"
             raise NotFound(f"{which} was traced, or it is forgotten: {ADVICE}", param="id")
-        told = spans(trace.timeline)
-        body = await to_thread.run_sync(chrome_trace, trace.timeline, told, trace.trace_id)
+        # In a thread: one of thousands of steps takes long enough for others to notice.
+        body = await to_thread.run_sync(chrome_trace, trace.timeline, trace.trace_id)
         name = next(iter(trace.timeline.requests), trace.timeline.name)
         disposition = f'attachment; filename="{name}.trace.json"'
         headers = {"cache-control": "no-store", "content-disposition": disposition}

@@ -100,7 +100,8 @@ class Tracer:
     def interrupted(self, lost: Flight | None, now: float) -> None:
         """The epoch is over, and with it the oldest step in flight is lost."""
         if lost is not None:
-            self._note(self._watching(), _record(lost, {}, now, now, (), self._hosts()))
+            record = _record(lost, {}, now, now, (), self._hosts())
+            self._note(self._watching(), replace(record, lost=True))
         for traced in self._live.values():
             if traced.waiting is None:
                 traced.waiting, traced.why = now, "recovery"

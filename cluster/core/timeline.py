@@ -69,10 +69,9 @@ class StepRecord:
     planned: float
     """It was handed over to be sent."""
     applied: float
-    """The last rank's result was there, and its tokens began to be handed out; for a step that was
-    lost with its epoch, when that ended."""
+    """The last rank's result was there, and its tokens began to be handed out."""
     done: float
-    """They were handed out."""
+    """They were handed out; for a step that was lost, when its epoch ended."""
     rows: Mapping[RequestId, int]
     """Requests that its iterations decoded, with how many tokens each got."""
     chunks: tuple[tuple[RequestId, int, int], ...]
@@ -81,6 +80,8 @@ class StepRecord:
     """By rank; empty when they have told no times."""
     hosts: tuple[str, ...] = ()
     """Names of the machines, by rank."""
+    lost: bool = False
+    """Its epoch ended before all ranks had answered it."""
 
 
 class Kept(Generic[Item]):
@@ -93,8 +94,9 @@ class Kept(Generic[Item]):
         """How many between them are gone."""
 
     def __iter__(self) -> Iterator[Item]:
-        yield from self._first
-        yield from self._latest
+        # Copies, since it may be read in another thread while the request goes on.
+        yield from tuple(self._first)
+        yield from tuple(self._latest)
 
     def add(self, item: Item) -> None:
         """It is the latest now."""

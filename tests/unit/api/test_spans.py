@@ -82,7 +82,7 @@ def test_what_overlaps_gets_a_lane_of_its_own() -> None:
 
 def test_the_file_is_as_perfetto_wants_it() -> None:
     timeline = a_timeline()
-    body = chrome_trace(timeline, spans(timeline), "ab" * 16)
+    body = chrome_trace(timeline, "ab" * 16)
     tracks = check_file(body)
     assert {process for process, _ in tracks} == {
         "coordinator",
@@ -99,7 +99,7 @@ def test_the_file_is_as_perfetto_wants_it() -> None:
 def test_a_request_that_runs_is_told_so_far() -> None:
     timeline = a_timeline()
     timeline.ended = None
-    body = chrome_trace(timeline, spans(timeline), "ab" * 16)
+    body = chrome_trace(timeline, "ab" * 16)
     check_file(body)
     assert body["otherData"]["running"]
 
@@ -113,7 +113,7 @@ def test_epochs_are_told_apart() -> None:
 
 def test_a_lost_step_explains_the_time_until_its_epoch_ended() -> None:
     timeline = a_timeline()
-    lost = replace(a_step(4, 109.5, 109.9, {}, ()), ranks=(), applied=109.9, done=109.9)
+    lost = replace(a_step(4, 109.5, 109.9, {}, ()), ranks=(), done=109.9, lost=True)
     timeline.steps.add(lost)
     parts = breakdown(spans(timeline))
     assert parts[Kind.LOST] == pytest.approx(0.4)

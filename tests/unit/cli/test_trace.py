@@ -8,7 +8,6 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from api.convert.chrome_trace import chrome_trace
-from api.convert.spans import spans
 from cluster.cli.main import build
 from tests.unit.api.traced import OWN, a_timeline
 from tests.unit.cli.canned import CannedServer
@@ -16,7 +15,7 @@ from tests.unit.cli.canned import CannedServer
 
 def body() -> dict[str, Any]:
     timeline = a_timeline()
-    return chrome_trace(timeline, spans(timeline), "ab" * 16)
+    return chrome_trace(timeline, "ab" * 16)
 
 
 def invoke(server: CannedServer, *options: str) -> Result:
