@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from cluster.core.ids import RequestId
@@ -78,7 +78,9 @@ def spans(timeline: Timeline) -> list[Span]:
     several = len({record.epoch for record in timeline.steps}) > 1
     for record in timeline.steps:
         parent = len(told)
-        told += _step(record, own, start, parent, several=several)
+        step = _step(record, own, start, parent, several=several)
+        # What others had under way when the request came is told from then on.
+        told += [replace(s, start=max(s.start, 0.0)) for s in step if s.end > 0.0]
     return told
 
 

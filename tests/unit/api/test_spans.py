@@ -36,6 +36,18 @@ def test_nothing_is_told_of_others_but_that_they_were_there() -> None:
     assert (first.details["rows"], first.details["tokens"]) == (1, 0)
 
 
+def test_what_was_under_way_when_it_came_is_told_from_then_on() -> None:
+    timeline = a_timeline()
+    timeline.steps.add(a_step(0, 98.0, 100.5, {OTHER: 1}, ((OTHER, 0, 4),)))
+    told = spans(timeline)
+    assert all(0 <= span.start <= span.end for span in told)
+    (step,) = (at for at, span in enumerate(told) if span.name == "step 0" and span.parent == 0)
+    parts = [span for span in told if span.parent == step]
+    assert {(span.track, span.process[:6]) for span in parts} >= {("steps", "rank 0")}
+    assert not any("to the rank" in span.name for span in parts)  # that was before
+    check_file(chrome_trace(timeline, "ab" * 16))
+
+
 def test_a_clock_that_is_off_makes_no_negative_times() -> None:
     timeline = a_timeline()
     late = StepTimes(received=40.0, answered=50.0, chunks=((41.0, 49.0),), arrived=109.0)
