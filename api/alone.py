@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from api.serving import Coordinator, Generation
 from cluster.core.config import Limits
 from cluster.core.errors import ModelNotFound, Unsupported
+from cluster.core.facts import Survey
 from cluster.core.ids import RequestId
 from cluster.core.request import Order
 from cluster.core.view import (
@@ -123,6 +124,10 @@ class Alone:
     def view(self) -> ClusterView:
         """See Coordinator."""
         return self._coordinator.view()
+
+    async def facts(self) -> Survey:
+        """See Coordinator."""
+        return await self._coordinator.facts()
 
     def drain(self, name: str, *, draining: bool) -> MemberView:
         """See Coordinator."""

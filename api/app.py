@@ -27,6 +27,7 @@ from api.routes.anthropic import count_tokens
 from api.routes.cancel import cancel
 from api.routes.docs import docs, openapi
 from api.routes.drain import drain
+from api.routes.facts import facts
 from api.routes.fleet import load, overview, placement, unload
 from api.routes.generate import Generate
 from api.routes.health import cluster, health
@@ -36,9 +37,11 @@ from api.routes.ollama import ollama_routes
 from api.routes.openai_responses import Responses
 from api.routes.streams import LookupStreams, OneStream
 from api.routes.tokens import detokenize, tokenize
+from api.routes.trace import trace_file
 from api.service import Service
 from api.serving import Coordinator, Fleet
 from api.streams import StreamLimits
+from api.traces import Exporter
 from cluster.core.clock import Clock
 from cluster.core.errors import TandemError
 
@@ -55,12 +58,14 @@ def create_app(
     most_requests: int = MOST_REQUESTS,
     streams: StreamLimits | None = None,
     clock: Clock | None = None,
+    trace: int = 0,
+    exporter: Exporter | None = None,
 ) -> Starlette:
     """The API over models, or one coordinator, which outlive it. `api.server` runs it, its lifespan
-    too;
-    `clock` is for what streams are kept and leased by, and for the rates of API keys."""
+    too; `clock` is for what streams are kept and leased by, and for the rates of API keys; `trace`
+    and `exporter` say which requests are traced (api/traces.py)."""
     fleet = models if isinstance(models, Fleet) else Alone(models)
-    service = Service(fleet, sign_of_life, streams, clock)
+    service = Service(fleet, sign_of_life, streams, clock, trace=trace, exporter=exporter)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -103,6 +108,8 @@ def _own(service: Service) -> list[BaseRoute]:
         Route("/health", health(fleet), methods=["GET"]),
         Route("/cluster", cluster(fleet), methods=["GET"]),
         Route("/cluster/drain", drain(fleet), methods=["POST"]),
+        Route("/cluster/facts", facts(fleet), methods=["GET"]),
+        Route("/requests/{id}/trace", trace_file(service), methods=["GET"]),
         Route("/models", overview(fleet), methods=["GET"]),
         Route("/models/load", load(fleet), methods=["POST"]),
         Route("/models/unload", unload(fleet), methods=["POST"]),

@@ -187,6 +187,11 @@ OPERATIONS: tuple[Operation, ...] = (
         example=_SAID,
     ),
     Operation("GET", "/metrics", "Server", "Counts and times, for Prometheus", also=(TEXT,)),
+    Operation(
+        "GET", "/requests/{id}/trace", "Server",
+        "What happened to a request and when, for Perfetto; `last` for the latest",
+        answers.TraceFile, errors=_FOUND,
+    ),
     Operation("GET", "/health", "Server", "Whether it makes progress", answers.HealthAnswer),
     Operation("GET", "/cluster", "Server", "Everything at this moment", answers.Cluster),
     Operation(
@@ -208,6 +213,10 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "GET", "/models/placement", "Server", "On which machines a model would go now",
         answers.Placement, errors=(*_FOUND, 400), query=("model",),
+    ),
+    Operation(
+        "GET", "/cluster/facts", "Server", "What every machine finds at itself; takes seconds",
+        answers.Survey,
     ),
     Operation("GET", "/", "Server", "A greeting, by which Ollama's clients know it", also=(TEXT,)),
     Operation("GET", "/openapi.json", "Server", "This document", dict[str, Any]),

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cluster.core import facts
 from cluster.core.view import ClusterView, MemberView, ModelView, PlacementView
 
 
@@ -394,6 +395,14 @@ class Cancelled(_Answer):
     cancelled: Literal[True]
 
 
+class TraceFile(_Answer):
+    """What Perfetto opens: Chrome's trace events."""
+
+    displayTimeUnit: Literal["ms"]  # noqa: N815 - the format's names
+    otherData: dict[str, Any]  # noqa: N815
+    traceEvents: list[dict[str, Any]]  # noqa: N815
+
+
 class HealthAnswer(_Answer):
     """Whether the cluster makes progress."""
 
@@ -403,6 +412,7 @@ class HealthAnswer(_Answer):
 
 Cluster = ClusterView
 Member = MemberView
+Survey = facts.Survey
 """GET /cluster answers it field by field."""
 Model = ModelView
 Placement = PlacementView

@@ -20,6 +20,7 @@ from cluster.coordinator.metrics import Exposition
 from cluster.coordinator.picture import picture
 from cluster.coordinator.steps import carried, record
 from cluster.coordinator.tally import Tally
+from cluster.coordinator.tracer import Traced, Tracer
 from cluster.core.channel import ChannelState, ChannelTable, TokenChannel
 from cluster.core.clock import Clock
 from cluster.core.config import Limits, Pacing
@@ -35,7 +36,7 @@ from cluster.core.errors import (
     StepOverdue,
     TandemError,
 )
-from cluster.core.facts import Pair
+from cluster.core.facts import Pair, Survey
 from cluster.core.ids import Epoch, RequestId, new_request_id
 from cluster.core.plan import Step, StepResult
 from cluster.core.request import Finish, Order, Piece, Request
@@ -66,6 +67,10 @@ class Crew(Protocol):
         """As in ClusterView."""
         ...
 
+    async def facts(self) -> Survey:
+        """Of every machine, which are asked now; takes seconds."""
+        ...
+
     def drain(self, name: str, *, draining: bool) -> MemberView:
         """A machine, by its id or host name, is to be free, or may be used again. Raises
         NotFound, or NotReady when nothing could be served without it."""
@@ -93,6 +98,7 @@ class Coordinator:
         self.journal: Journal = {}
         self.meter = Meter()
         self.tally = Tally()
+        self._tracer = Tracer(self._hosts)
         self.scheduler: Scheduler | None = None
         """The plan of the epoch that runs; None between epochs."""
         self.group: Group | None = None
@@ -189,6 +195,8 @@ class Coordinator:
         entry = Entry(request, sequence, channel, text, cancel=self._cancel)
         if order.record_steps:
             entry.steps = deque(maxlen=STEPS_KEPT)
+        if order.timeline is not None:
+            self._tracer.entered(entry, order.timeline)
         self.journal[request.id] = entry
         self.planned.set()
         return entry
@@ -240,6 +248,12 @@ class Coordinator:
             raise NotReady(f"not ready: {self._waiting_for}", retry_after=2)
         return self.crew.drain(name, draining=draining)
 
+    async def facts(self) -> Survey:
+        """See Crew."""
+        if self.crew is None:
+            raise NotReady(f"not ready: {self._waiting_for}", retry_after=2)
+        return await self.crew.facts()
+
     def metrics(self) -> bytes:
         """Everything that is counted, in Prometheus's text format."""
         return self._exposition.text()
@@ -271,6 +285,7 @@ class Coordinator:
             pace=self._paces.get(self._world),
         )
         self.resting = self.held = False
+        self._tracer.begin()
         self._advanced = self._began = self.clock.now()
         if self._down is not None:
             self.tally.recovered(self._advanced - self._down, len(self.journal))
@@ -283,8 +298,10 @@ class Coordinator:
     def next(self) -> tuple[list[ShelfOrder], Step | None]:
         """What to send now: orders for the shelf, then a step."""
         assert self.scheduler is not None  # an epoch runs
-        step = self.scheduler.next_step(self.clock.now())
-        return self.scheduler.take_shelf_orders(), step
+        now = self.clock.now()
+        step = self.scheduler.next_step(now)
+        orders = self.scheduler.take_shelf_orders()
+        return orders, self._tracer.planned(step, orders, now)
 
     def apply(self, result: StepResult, results: Sequence[StepResult]) -> None:
         """Every rank has answered a step; `results` are what each has said of it, of which
@@ -294,8 +311,9 @@ class Coordinator:
         flight = self.scheduler.oldest
         recorded = carried(flight, self.journal)
         self._advanced = self.clock.now()
-        for event in self.scheduler.apply(result, self._advanced):
-            self._handle(event)
+        with self._tracer.applying(flight, results, self.clock):
+            for event in self.scheduler.apply(result, self._advanced):
+                self._handle(event)
         self.planned.set()
         assert flight is not None  # else `apply` has refused the result
         record(recorded, flight.step, results)
@@ -306,6 +324,7 @@ class Coordinator:
     def hear(self, news: ShelfNews) -> None:
         """All ranks have told what has become of a save or an order."""
         assert self.scheduler is not None  # an epoch runs
+        self._tracer.heard(news, self.clock.now())
         self.scheduler.shelf_news(news)
         self.planned.set()
         if self.scheduler.disk_full and not self._said_full:
@@ -347,6 +366,7 @@ class Coordinator:
         self._waiting_for = f"forming a new group: {error or 'the engines were stopped'}"
         if self.scheduler is not None:
             self._paces[self._world] = self.scheduler.pace
+            self._tracer.interrupted(self.scheduler.oldest, now)
             if isinstance(error, StepOverdue) and not self.scheduler.measured:
                 del self._paces[self._world]  # what it was late by may be no guide
         self.scheduler = None
@@ -382,22 +402,24 @@ class Coordinator:
                     self._resume(self.scheduler, entry)
             self.planned.set()
 
-    def give(self, request_id: RequestId) -> Entry:
+    def give(self, request_id: RequestId) -> tuple[Entry, Traced | None]:
         """Hand over a request that no plan has, to another coordinator of the same model. Raises
         KeyError when there is none."""
         entry = self.journal.pop(request_id)
         self.channels.give(request_id)
-        return entry
+        return entry, self._tracer.give(request_id)
 
     def fits(self, entry: Entry) -> bool:
         """A request of another coordinator of the same model can go on here."""
         return entry.sequence.most <= self.limits.kv_tokens - self.limits.slot_positions
 
-    def take(self, entry: Entry) -> None:
+    def take(self, entry: Entry, traced: Traced | None) -> None:
         """Go on with a request that another coordinator gave."""
         self.channels.register(entry.channel)
         self.journal[entry.request.id] = entry
         entry.cancel = self._cancel
+        if traced is not None:
+            self._tracer.take(traced)
         if self.scheduler is not None:
             self._resume(self.scheduler, entry)
             self.tally.replayed += 1
@@ -514,12 +536,18 @@ class Coordinator:
         if entry.channel.state is ChannelState.OPEN:
             entry.ended = self.clock.now()
             entry.channel.close(finish, error)
+            self._tracer.closed(entry, entry.ended)
             self.tally.ended(entry, finish)
 
     def _fail_all(self, error: TandemError) -> None:
         """Every live request fails with `error`."""
         for request_id in list(self.journal):
             self._end(request_id, Finish.FAILED, error)
+
+    def _hosts(self) -> tuple[str, ...]:
+        """Names of the machines of the epoch that runs, by rank."""
+        engines = self.group.engines if self.group is not None else ()
+        return tuple(engine.member.description.hostname for engine in engines)
 
     @property
     def _world(self) -> int:

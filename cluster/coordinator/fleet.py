@@ -28,6 +28,7 @@ from cluster.core.errors import (
     SetupError,
     TandemError,
 )
+from cluster.core.facts import Survey
 from cluster.core.ids import RequestId
 from cluster.core.view import ClusterView, Health, MemberView, ModelView, PlacementView
 from cluster.membership.choice import choose
@@ -170,6 +171,10 @@ class Fleet:
     def view(self) -> ClusterView:
         """Of the first model's first group, with the requests of all."""
         return cluster_view(self.default, list(self))
+
+    async def facts(self) -> Survey:
+        """See Crew."""
+        return await self.default.groups[0].facts()
 
     def drain(self, name: str, *, draining: bool) -> MemberView:
         """See Crew."""

@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection, Sequence
 
 from cluster.coordinator.runner import Runner
 from cluster.coordinator.share import Shares
+from cluster.coordinator.survey import survey
 from cluster.core.clock import Clock
 from cluster.core.errors import NotFound, NotReady
-from cluster.core.facts import Pair
+from cluster.core.facts import Pair, Survey
 from cluster.core.view import MemberView
 from cluster.membership.roster import Node
 
@@ -27,7 +28,7 @@ class Machines:
 
     def view(self) -> tuple[MemberView, ...]:
         """See Crew."""
-        return tuple(map(self._view, self._roster))
+        return tuple(map(self._view, self._roster.computing))
 
     def links(self) -> tuple[Pair, ...]:
         """See Crew."""
@@ -35,11 +36,19 @@ class Machines:
         found = {(pair.here, pair.there): pair for runner in runners for pair in runner.links()}
         return tuple(found.values())
 
+    async def facts(self) -> Survey:
+        """See Crew."""
+        members = self._shares.members
+        told = await survey(members.of(self._roster))
+        here = {machine.agent_address for machine in told}
+        away = (each for each in members.turned_away if each.agent_address not in here)
+        return Survey(members.address, (*told, *away))
+
     def drain(self, name: str, *, draining: bool) -> MemberView:
         """See Crew. One group of each model has to be able to go on."""
         node = self._shares.members.named(name)
         if node is None:
-            here = ", ".join(each.name for each in self._roster)
+            here = ", ".join(each.name for each in self._roster.computing)
             raise NotFound(f"no machine {name[:100]!r} is here: there are {here}", param="node")
         for groups in self._groups():
             obstacles = [group.does_without(node) for group in groups]

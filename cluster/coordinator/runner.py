@@ -145,7 +145,7 @@ class Runner:
 
     def links(self) -> tuple[Pair, ...]:
         """See Crew."""
-        return self._paths.pairs(self._members.of(self._members.roster))
+        return self._paths.pairs(self._members.of(self._members.roster.computing))
 
     # Forming
 

@@ -133,7 +133,7 @@ class Served:
                 open_ = entry.channel.state is ChannelState.OPEN
                 if takers and open_ and not entry.sequence.alone:
                     taker = min(takers, key=lambda other: len(other.journal))
-                    taker.take(group.give(entry.request.id))
+                    taker.take(*group.give(entry.request.id))
 
     def _route(self, order: Order) -> Coordinator:
         there = [group for group in self.groups if group.health().ok] or self.groups

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, Protocol
@@ -11,12 +12,14 @@ import grpc
 
 from cluster.core.cluster import EngineEvent, LaunchSpec, Loading, NodeDescription
 from cluster.core.errors import TandemError
+from cluster.core.facts import Facts
 from cluster.core.ids import Rank
 from cluster.core.link import Listening, ProbeOrder, ProbeResult
 from cluster.core.manifest import Manifest, Wanted
 from cluster.trust.certificate import Role
 from cluster.trust.identity import IdentityFile
 from cluster.wire import guard, security
+from cluster.wire.facts_codec import facts_to_wire
 from cluster.wire.node_codec import (
     description_to_wire,
     event_to_wire,
@@ -63,6 +66,10 @@ class NodeHandler(Protocol):
 
     async def probe(self, order: ProbeOrder) -> ProbeResult:
         """Measures the link to another agent's listener; says why when it can't be reached."""
+        ...
+
+    async def survey(self) -> Facts:
+        """Looks at this machine, which takes seconds; those who ask meanwhile get the same."""
         ...
 
     def launch(self, spec: LaunchSpec) -> AsyncGenerator[EngineEvent, None]:
@@ -117,14 +124,15 @@ class NodeServer:
         cls, host: str, port: int, identity: IdentityFile | None, handler: NodeHandler
     ) -> NodeServer:
         """Listen on host:port; port 0 picks a free one. With an identity for the coordinator of
-        its cluster alone, but for what other agents may call.
+        its cluster alone, but for what other agents may call that it has not named as revoked.
 
         Raises BadConfiguration when `host` is not loopback and there is no identity, or when it
         is no address of this machine; AddressInUse.
         """
-        server = security.server(*guard.admit(identity, Role.COORDINATOR, shared=FOR_AGENTS))
         over = asyncio.Event()
         servicer = _Servicer(handler, over)
+        guards = guard.admit(identity, Role.COORDINATOR, servicer.trouble, FOR_AGENTS)
+        server = security.server(*guards)
         node_pb2_grpc.add_NodeServicer_to_server(servicer, server)
         address = security.bind(server, host, port, identity)
         await server.start()
@@ -151,6 +159,12 @@ class _Servicer(node_pb2_grpc.NodeServicer):
         self.leases = 0
         """Coordinators that listen for signs of life."""
         self._reads = asyncio.Semaphore(MOST_READS)
+        self._revoked: frozenset[str] = frozenset()
+        """Ids of machines, as the coordinator has said last."""
+
+    def trouble(self, node: str) -> str:
+        """Why a machine is to be refused; empty when it is not."""
+        return f"{node} was revoked" if node in self._revoked else ""
 
     async def Describe(  # noqa: N802
         self, request: node_pb2.DescribeRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -189,6 +203,16 @@ class _Servicer(node_pb2_grpc.NodeServicer):
         except TandemError as error:
             await abort(context, error)
 
+    async def Survey(  # noqa: N802
+        self, request: node_pb2.SurveyRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> node_pb2.SurveyReply:
+        received = time.time()
+        try:
+            facts = facts_to_wire(await self._handler.survey())
+        except TandemError as error:
+            await abort(context, error)
+        return node_pb2.SurveyReply(facts=facts, received=received, answered=time.time())
+
     async def Launch(  # type: ignore[override]  # noqa: N802
         self, request: node_pb2.LaunchRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
@@ -225,6 +249,12 @@ class _Servicer(node_pb2_grpc.NodeServicer):
                     await asyncio.wait_for(self._over.wait(), BEAT_SECONDS)
         finally:
             self.leases -= 1
+
+    async def Refuse(  # noqa: N802
+        self, request: node_pb2.RefuseRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> node_pb2.RefuseReply:
+        self._revoked = frozenset(request.nodes)
+        return node_pb2.RefuseReply()
 
     # The three that are for other agents too.
 

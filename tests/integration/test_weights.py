@@ -133,7 +133,7 @@ def spec(wanted: Wanted, *sources: Node, rank: int = 0, world: int = 1) -> Launc
     plan = ShardPlan(world, Rank(rank), *(("tensor", "ring") if world > 1 else ()))
     return LaunchSpec(
         Epoch(1), "secret", MODEL, wanted.digest, plan,
-        sources=tuple(node.address for node in sources),
+        sources=tuple(node.address for node in sources), incarnation=1,
     )  # fmt: skip
 
 

@@ -133,6 +133,17 @@ def _agents_not_fenced(patch: Patch) -> None:
     patch.setattr(Launches, "of", anybody)
 
 
+def _agents_forget(patch: Patch) -> None:
+    forget = Launches.forget
+
+    def all_of_it(self: Any, launch: Any) -> None:
+        forget(self, launch)
+        if launch.spec.secret not in {each.spec.secret for each in self}:
+            self._newest.pop(launch.spec.secret, None)
+
+    patch.setattr(Launches, "forget", all_of_it)
+
+
 def _never_overdue(patch: Patch) -> None:
     patch.setattr(Scheduler, "overdue", lambda self, now: False)
 
@@ -225,6 +236,7 @@ MUTATIONS = (
     Mutation("only the prompt is computed again", 8, _prompt_only),
     Mutation("requests are blamed for whatever ends an epoch", 8, _blame_for_all, STUCK),
     Mutation("an agent obeys any coordinator", 8, _agents_not_fenced, TAKEN_OVER),
+    Mutation("an agent forgets who took engines that are gone", 8, _agents_forget, TAKEN_OVER),
     Mutation("what fails looks like an answer", 9, _early_success),
     Mutation("what fails has no reason", 9, _nobody_told),
     Mutation("the queue has no bound", 10, _long_queue),

@@ -42,6 +42,10 @@ class NodeStub:
     """
     Probe: _grpc.UnaryUnaryMultiCallable[_node_pb2.ProbeRequest, _node_pb2.ProbeReply]
     """Connects to a listener of another agent as the data plane would, and measures the link."""
+    Survey: _grpc.UnaryUnaryMultiCallable[_node_pb2.SurveyRequest, _node_pb2.SurveyReply]
+    """What `tandem doctor` wants to know of this machine; takes seconds. Meanwhile the agent
+    advertises itself by mDNS and notes which others do: asked at once, all hear each other.
+    """
     Launch: _grpc.UnaryStreamMultiCallable[_node_pb2.LaunchRequest, _node_pb2.EngineEvent]
     """Starts one engine and tells of its life. The engine lives no longer than this call plus
     the agent's orphan grace: cancelling the call is how the coordinator lets go.
@@ -61,6 +65,8 @@ class NodeStub:
     """
     Lease: _grpc.UnaryStreamMultiCallable[_node_pb2.LeaseRequest, _node_pb2.Beat]
     """A sign of life every half second, for as long as the coordinator listens: the agent's lease."""
+    Refuse: _grpc.UnaryUnaryMultiCallable[_node_pb2.RefuseRequest, _node_pb2.RefuseReply]
+    """Which machines were revoked, all of them: whatever they ask for is refused from now on."""
     Has: _grpc.UnaryUnaryMultiCallable[_node_pb2.ModelRequest, _node_pb2.HasReply]
     """The three below are called by other agents, which fetch the weights of a model, and the
     first one by coordinators too. None takes a path: a file is one of a manifest's names.
@@ -88,6 +94,10 @@ class NodeAsyncStub(NodeStub):
     """
     Probe: _aio.UnaryUnaryMultiCallable[_node_pb2.ProbeRequest, _node_pb2.ProbeReply]  # type: ignore[assignment]
     """Connects to a listener of another agent as the data plane would, and measures the link."""
+    Survey: _aio.UnaryUnaryMultiCallable[_node_pb2.SurveyRequest, _node_pb2.SurveyReply]  # type: ignore[assignment]
+    """What `tandem doctor` wants to know of this machine; takes seconds. Meanwhile the agent
+    advertises itself by mDNS and notes which others do: asked at once, all hear each other.
+    """
     Launch: _aio.UnaryStreamMultiCallable[_node_pb2.LaunchRequest, _node_pb2.EngineEvent]  # type: ignore[assignment]
     """Starts one engine and tells of its life. The engine lives no longer than this call plus
     the agent's orphan grace: cancelling the call is how the coordinator lets go.
@@ -107,6 +117,8 @@ class NodeAsyncStub(NodeStub):
     """
     Lease: _aio.UnaryStreamMultiCallable[_node_pb2.LeaseRequest, _node_pb2.Beat]  # type: ignore[assignment]
     """A sign of life every half second, for as long as the coordinator listens: the agent's lease."""
+    Refuse: _aio.UnaryUnaryMultiCallable[_node_pb2.RefuseRequest, _node_pb2.RefuseReply]  # type: ignore[assignment]
+    """Which machines were revoked, all of them: whatever they ask for is refused from now on."""
     Has: _aio.UnaryUnaryMultiCallable[_node_pb2.ModelRequest, _node_pb2.HasReply]  # type: ignore[assignment]
     """The three below are called by other agents, which fetch the weights of a model, and the
     first one by coordinators too. None takes a path: a file is one of a manifest's names.
@@ -157,6 +169,16 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
         """Connects to a listener of another agent as the data plane would, and measures the link."""
 
     @_abc_1.abstractmethod
+    def Survey(
+        self,
+        request: _node_pb2.SurveyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.SurveyReply, _abc.Awaitable[_node_pb2.SurveyReply]]:
+        """What `tandem doctor` wants to know of this machine; takes seconds. Meanwhile the agent
+        advertises itself by mDNS and notes which others do: asked at once, all hear each other.
+        """
+
+    @_abc_1.abstractmethod
     def Launch(
         self,
         request: _node_pb2.LaunchRequest,
@@ -204,6 +226,14 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_node_pb2.Beat], _abc.AsyncIterator[_node_pb2.Beat]]:
         """A sign of life every half second, for as long as the coordinator listens: the agent's lease."""
+
+    @_abc_1.abstractmethod
+    def Refuse(
+        self,
+        request: _node_pb2.RefuseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.RefuseReply, _abc.Awaitable[_node_pb2.RefuseReply]]:
+        """Which machines were revoked, all of them: whatever they ask for is refused from now on."""
 
     @_abc_1.abstractmethod
     def Has(
