@@ -174,7 +174,8 @@ def test_what_is_placed_can_be_served_as_asked() -> None:
     assert chosen.memory
     engine = Engine(
         config=QWEN, world=chosen.world, kind=chosen.kind, kv_bits=0, cores=1, fused=True,
-        weight_bytes=chosen.memory.weights, usable_bytes=chosen.memory.total, sequences=3,
+        weight_bytes=(chosen.memory.weights,) * chosen.world, sequences=3,
+        usable_bytes=(chosen.memory.total,) * chosen.world,
         context=16384,
     )  # fmt: skip
     assert room(engine, 1 << 20).kv_tokens >= 3 * 16384
