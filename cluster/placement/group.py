@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.core.errors import DoesNotFit
-from cluster.placement.deal import deal_layers
 from cluster.placement.draft import draft_bytes
 from cluster.placement.fit import Model, Node, shares, usual_context
 from cluster.placement.links import Links
 from cluster.placement.room import Engine, Room, room
 from cluster.placement.shard import check_plan, has_unequal_stages, kinds, obstacle
 from cluster.placement.speed import Rate, Speed, Work, predict_speed, waiting
+from cluster.placement.stages import deal_layers
 
 
 @dataclass(frozen=True, slots=True)

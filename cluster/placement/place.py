@@ -2,26 +2,24 @@
 
 Shards of a tensor split are equal, so the smallest machine of a choice bounds it. So are stages
 of a pipeline, but for a layer more, as long as equal ones fit; else each machine gets as many
-layers as it can hold (deal.py).
+layers as it can hold (stages.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import islice
 
 from cluster.core.cluster import ShardPlan
 from cluster.core.errors import DoesNotFit
 from cluster.core.ids import Rank
 from cluster.placement.advice import what_would_fit
-from cluster.placement.deal import deal_layers
+from cluster.placement.deals import deals, unequal_deals
 from cluster.placement.fit import (
     Demand,
     Model,
     Node,
-    asked_engine,
     asked_positions,
     check_demand,
     rank_memory,
@@ -32,11 +30,8 @@ from cluster.placement.links import Links
 from cluster.placement.memory import Memory
 from cluster.placement.room import gib, needed_memory
 from cluster.placement.shape import model_type
-from cluster.placement.shard import LARGEST_WORLD, has_unequal_stages, kinds, obstacle
+from cluster.placement.shard import LARGEST_WORLD, kinds, obstacle
 from cluster.placement.speed import Speed, work
-
-_MOST_DEALS = 256
-"""Ways to deal ranks to machines that are compared for one split: all of up to 8 machines."""
 
 
 class Objective(StrEnum):
@@ -149,13 +144,13 @@ def _choice(
     if sum(room) < world:
         if kind == "pipeline" and (found := _unequal(model, demand, world, nodes, links)):
             return found
+        tried = ", nor do unequal stages fit" if kind == "pipeline" else ""
         each = "the rank needs" if world == 1 else f"each of {world} ranks needs"
-        reason = f"{each} {gib(memory.total)}, and there is room for {sum(room) or 'none'}"
+        reason = f"{each} {gib(memory.total)}, and there is room for {sum(room) or 'none'}{tried}"
         return Choice(world, kind, memory=memory, reason=reason)
     todo = work(model.config, model.sizes, world, kind, demand.kv_bits)
     rated = [
-        (hosts, rate(todo, hosts, links, demand.context))
-        for hosts in islice(_deals(room, nodes, world), _MOST_DEALS)
+        (hosts, rate(todo, hosts, links, demand.context)) for hosts in deals(room, nodes, world)
     ]
     hosts, rating = max(rated, key=lambda pair: pair[1].worth)
     least = min(shares(hosts))
@@ -166,39 +161,17 @@ def _unequal(
     model: Model, demand: Demand, world: int, nodes: Sequence[Node], links: Links
 ) -> Choice | None:
     """A pipeline whose stages have the layers that their machines can hold; None for none."""
-    if not has_unequal_stages(model.config):
-        return None
-    asked = asked_positions(demand)
     todo = work(model.config, model.sizes, world, "pipeline", demand.kv_bits)
     best: tuple[tuple[float, ...], Choice] | None = None
-    for hosts in islice(_deals([node.ranks for node in nodes], nodes, world), _MOST_DEALS):
-        engine = asked_engine(model, demand, "pipeline", shares(hosts), nodes)
-        dealt = deal_layers(engine, model.weights, asked)
-        if dealt is None:
-            continue
-        stages = needed_memory(dealt, asked)
+    for hosts, dealt in unequal_deals(model, demand, world, nodes):
+        stages = needed_memory(dealt, asked_positions(demand))
         memory = max(stages, key=lambda stage: stage.total)
         rating = rate(todo.staged(dealt.layers), hosts, links, demand.context)
         if best is None or rating.worth > best[0]:
-            least = min(dealt.usable_bytes)
-            best = rating.worth, Choice(
-                world, "pipeline", _ids(hosts), memory, least, rating.speed, "",
-                dealt.layers, stages,
-            )  # fmt: skip
+            found = Choice(world, "pipeline", _ids(hosts), memory, min(dealt.usable_bytes))
+            found = replace(found, speed=rating.speed, layers=dealt.layers, stages=stages)
+            best = rating.worth, found
     return best[1] if best else None
-
-
-def _deals(room: Sequence[int], nodes: Sequence[Node], world: int) -> Iterator[tuple[Node, ...]]:
-    """The node of each rank, of `world`, with as many on each as it has room for at most; first
-    nodes first."""
-    if not nodes:
-        if world == 0:
-            yield ()
-        return
-    least = max(0, world - sum(room[1:]))
-    for count in range(min(room[0], world), least - 1, -1):
-        for rest in _deals(room[1:], nodes[1:], world - count):
-            yield (*[nodes[0]] * count, *rest)
 
 
 def _ids(hosts: Sequence[Node]) -> tuple[str, ...]:

@@ -98,7 +98,7 @@ def room(engine: Engine, most: int, kv_bytes: int = 0) -> Room:
         fits = _fits(engine, tokens)
     else:
         tokens = min(most, int(SHARE * most_positions(engine, int(most / SHARE))))
-        fits = tokens > 0
+        fits = _fits(engine, 1)
     if tokens <= slot_positions or not fits:
         raise DoesNotFit(_too_little(engine, tokens if kv_bytes else 1, kv_bytes))
     attended = engine.chunk(tokens) * min(engine.context, tokens)
