@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
 from dataclasses import replace
+from itertools import accumulate
 
 from cluster.placement.layers import layers
 from cluster.placement.memory import layer_cache_bytes, working_bytes
@@ -12,6 +13,8 @@ from cluster.placement.weights import Weights
 
 _MOST = 1 << 32
 """Positions up to which more room is looked for."""
+_NEAR = 256
+"""That part of the most positions may be missed."""
 
 
 def deal_layers(engine: Engine, weights: Weights, least: int = 1) -> Engine | None:
@@ -19,9 +22,8 @@ def deal_layers(engine: Engine, weights: Weights, least: int = 1) -> Engine | No
     when no stages leave it `least`, or there are fewer layers than ranks.
 
     Each rank has the weights that are of no layer, and working space; what is left of it goes to
-    layers that follow each other, each with its weights and its share of the caches. Whether
-    there are stages for so many positions is found by filling one rank after the other, and the
-    most positions by halving.
+    layers that follow each other, each with its weights and its share of the caches. The most
+    positions for which there are such stages are found by halving.
     """
     low, counts = least, _filled(engine, weights, least)
     if counts is None:
@@ -29,7 +31,7 @@ def deal_layers(engine: Engine, weights: Weights, least: int = 1) -> Engine | No
     high = 2 * low
     while high < _MOST and (more := _filled(engine, weights, high)):
         low, counts, high = high, more, 2 * high
-    while high - low > 1:
+    while high - low > 1 + low // _NEAR:
         middle = (low + high) // 2
         if more := _filled(engine, weights, middle):
             low, counts = middle, more
@@ -40,9 +42,8 @@ def deal_layers(engine: Engine, weights: Weights, least: int = 1) -> Engine | No
 
 
 def _filled(engine: Engine, weights: Weights, positions: int) -> tuple[int, ...] | None:
-    """Layers by rank, with which all ranks hold caches of so many positions: the first ones on
-    the last rank, each taking as many as it can, and leaving one to every other. None when the
-    last ones are too many for rank 0."""
+    """Layers by rank, with which all ranks hold caches of so many positions; None for none. The
+    last rank has the first layers, and every rank at least one."""
     load = engine.load(positions)
     caches = layer_cache_bytes(engine.config, 1, engine.kv_bits)
     working = working_bytes(engine.config, engine.world, "pipeline", engine.kv_bits, load)
@@ -50,21 +51,20 @@ def _filled(engine: Engine, weights: Weights, positions: int) -> tuple[int, ...]
         weight + load.reserved * caches[layer][0] + load.slots * caches[layer][1]
         for weight, layer in zip(weights.by_layer, layers(engine.config), strict=False)
     ]
-    counts: list[int] = []
-    for rank in reversed(range(engine.world)):
-        free = engine.usable_bytes[rank] - weights.rest - working
-        taken = _fit(needs[: len(needs) - rank], free)
-        if not taken:
-            return None
-        counts.append(taken)
-        needs = needs[taken:]
-    return tuple(reversed(counts)) if not needs else None
-
-
-def _fit(needs: Sequence[int], free: int) -> int:
-    """How many of `needs`, from the first on, go into `free`."""
-    for count, need in enumerate(needs):
-        free -= need
-        if free < 0:
-            return count
-    return len(needs)
+    free = [usable - weights.rest - working for usable in engine.usable_bytes]
+    before = list(accumulate(needs, initial=0))
+    # Where a stage may begin, from the last rank to the first.
+    begins = [{0}]
+    for room in reversed(free):
+        ends: set[int] = set()
+        for begin in begins[-1]:
+            ends.update(range(begin + 1, bisect_right(before, before[begin] + room)))
+        begins.append(ends)
+    end, counts = len(needs), []
+    if end not in begins.pop():
+        return None
+    for room in free:
+        begin = max(b for b in begins.pop() if b < end and before[end] - before[b] <= room)
+        counts.append(end - begin)
+        end = begin
+    return tuple(counts)

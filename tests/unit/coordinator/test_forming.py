@@ -181,7 +181,7 @@ machines = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(machines, st.sampled_from(["auto", "tensor", "pipeline"]))
 def test_what_is_formed_is_what_is_planned(drawn: list[tuple[float, str]], parallel: str) -> None:
     """With the context that `tandem plan` plans for unless told otherwise."""
