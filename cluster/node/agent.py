@@ -9,7 +9,7 @@ import asyncio
 import functools
 import secrets
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -290,17 +290,25 @@ class Agent:
         if folder is None and sources:
             _check_wanted(launch)
 
+            moved = asyncio.Event()  # what is done changes, or it is over
+
             def progress(loading: Loading) -> None:
+                if loading.what != launch.loading.what:
+                    moved.set()
                 launch.loading = loading
 
             launch.fetching = asyncio.create_task(
                 self._fetcher.fetch(wanted, spec.plan, sources, progress),
                 name=f"fetch weights of rank {spec.plan.rank}",
             )
+            launch.fetching.add_done_callback(lambda _: moved.set())
             try:
                 while not launch.fetching.done():
+                    moved.clear()
                     yield launch.loading
-                    await asyncio.wait([launch.fetching], timeout=ALIVE_SECONDS)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(ALIVE_SECONDS):
+                            await moved.wait()
             finally:
                 launch.fetching.cancel()
                 await asyncio.wait([launch.fetching])
