@@ -181,6 +181,8 @@ class LaunchSpec:
     sources: tuple[str, ...] = ()
     """Agents ("host:port", best first) that have the model, for an agent that has not. The
     engine gets none."""
+    incarnation: int = 0
+    """Of the coordinator that launches it."""
 
 
 @dataclass(frozen=True, slots=True)
