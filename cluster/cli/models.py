@@ -9,8 +9,8 @@ from pathlib import Path
 
 from cluster.cli.drafting import DraftFolder, draft_folder
 from cluster.coordinator.epoch import Recipe
-from cluster.coordinator.runner import Fit
-from cluster.coordinator.served import Offer
+from cluster.coordinator.paths import Paths
+from cluster.coordinator.served import Forms, Offer
 from cluster.core.errors import BadConfiguration
 from cluster.core.view import ServedModel
 from cluster.model.config import context_length, read_config
@@ -26,7 +26,7 @@ KEEP_ALIVE = 300.0
 _PARTS = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)?")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
-Fitter = Callable[[ServedModel, Recipe, Path, DraftFolder | None], Fit]
+Former = Callable[[ServedModel, Path, DraftFolder | None], Callable[[Paths], Forms]]
 """Makes what says what machines can serve together of one model."""
 
 
@@ -43,7 +43,7 @@ def keep_alive_seconds(text: str) -> float | None:
 
 def read_offers(
     models: Sequence[str],
-    fitter: Fitter,
+    former: Former,
     *,
     draft_model: str,
     kv_dir: str,
@@ -82,8 +82,8 @@ def read_offers(
             draft=model_id(draft_model) if draft else "",
         )
         weights = sum(tensor_bytes(folder).values())
-        fit = fitter(served, recipe, folder, draft)
-        offers.append(Offer(served, folder, recipe, fit, weights))
+        forming = former(served, folder, draft)
+        offers.append(Offer(served, folder, recipe, forming, weights))
     return offers
 
 

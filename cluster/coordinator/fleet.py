@@ -17,12 +17,13 @@ from cluster.coordinator.members import Members
 from cluster.coordinator.overview import cluster_view, metrics_text, model_view
 from cluster.coordinator.placements import placement_view
 from cluster.coordinator.runner import Fitting, Runner
-from cluster.coordinator.served import Offer, Served
+from cluster.coordinator.served import Forms, Offer, Served
 from cluster.coordinator.share import Share, Shares
 from cluster.core.clock import Clock
 from cluster.core.config import Limits, Pacing
 from cluster.core.errors import (
     BadConfiguration,
+    DoesNotFit,
     ModelDoesNotFit,
     NotReady,
     SetupError,
@@ -98,7 +99,7 @@ class Fleet:
                 _rest(served)
         self._shares: Shares | None = None
         """None until the machines are gathered."""
-        self._held: dict[str, list[Share]] = {}
+        self._held: dict[str, list[tuple[Share, Forms]]] = {}
         self._runners: dict[str, list[Runner]] = {}
         """Of models that are loaded, or being loaded."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -123,7 +124,7 @@ class Fleet:
                 self._decisions[served.id],
                 now,
                 default=served is self.default,
-                kinds=[share.kind for share in self._held.get(served.id, ())],
+                kinds=[share.kind for share, _ in self._held.get(served.id, ())],
             )
             for served in self
         )
@@ -153,8 +154,8 @@ class Fleet:
         shares = self._ready()
         pinned = {known.id for known in self._decisions if known.pinned}
         gone = [each.id for each in self if each.id not in pinned]
-        share = self._held[served.id][0]
-        return placement_view(served, share, shares, gone, self.clock.now())
+        share, forms = self._held[served.id][0]
+        return placement_view(served.id, share, forms, shares, gone, self.clock.now())
 
     def cancel(self, request_id: RequestId) -> bool:
         """See Coordinator."""
@@ -205,7 +206,8 @@ class Fleet:
         machines = Machines(shares, self._runners.values, self.clock)
         for served in self:
             count = len(served.groups)
-            self._held[served.id] = [shares.new(served.id, i, count) for i in range(count)]
+            held = [shares.new(served.id, i, count) for i in range(count)]
+            self._held[served.id] = [(each, served.offer.forming(each.paths)) for each in held]
             for group in served.groups:
                 group.crew = machines
         async with asyncio.TaskGroup() as tasks:
@@ -271,12 +273,16 @@ class Fleet:
                         group,
                         tokenizer,
                         share,
-                        served.offer.fit,
+                        share.paths,
+                        forms.fit,
                         served.offer.recipe_of(share.replica),
                         progress if share.replica == 0 else _nobody,
+                        forms.refusal,
                         changed=served.move,
                     )
-                    for group, share in zip(served.groups, self._held[served.id], strict=True)
+                    for group, (share, forms) in zip(
+                        served.groups, self._held[served.id], strict=True
+                    )
                 ]
                 self._runners[served.id] = runners
                 for runner in runners:
@@ -338,10 +344,18 @@ class Fleet:
             fittings = self._fittings(served, gone)
         except SetupError as error:
             return error
+        short = any(fitting.merit.makeshift for fitting in fittings)
+        if short and any(each.id not in gone for each in self._movable(served)):
+            return DoesNotFit("there is room for a short context only")
         if all(group.resting for group in served.groups):
             for group, fitting in zip(served.groups, fittings, strict=True):
                 group.limits, group.model = fitting.limits, fitting.model
         return None
+
+    def _movable(self, served: Served) -> list[Known]:
+        """Models that may be unloaded for another."""
+        every = (known for known in self._decisions if known.id != served.id)
+        return [known for known in every if known.here and not known.pinned]
 
     def _fittings(self, served: Served, gone: Collection[str]) -> list[Fitting]:
         """What each group of a model would serve once other models are gone; raises the
@@ -350,14 +364,18 @@ class Fleet:
         usable = shares.members.roster.usable(self.clock.now())
         taken: list[dict[str, int]] = [{} for _ in served.groups]
         fittings = []
-        for place, share in enumerate(self._held[served.id]):
+        for place, (share, forms) in enumerate(self._held[served.id]):
 
-            def fit(nodes: Sequence[Node], share: Share = share) -> Fitting:
-                return served.offer.fit(share.left_of(shares.members.of(nodes), gone))
+            def fit(nodes: Sequence[Node], share: Share = share, forms: Forms = forms) -> Fitting:
+                return forms.fit(share.left_of(shares.members.of(nodes), gone))
 
             others = taken[:place] + taken[place + 1 :]
             part = deal(usable, others, len(taken)) if others else usable
-            nodes, fitting = choose(part, fit)
+            try:
+                nodes, fitting = choose(part, fit, lambda fitting: fitting.merit)
+            except SetupError as error:
+                left = share.left_of(shares.members.of(part), gone)
+                raise forms.refusal(left, error) from error
             taken[place] = {node.id: node.ranks for node in nodes}
             fittings.append(fitting)
         return fittings

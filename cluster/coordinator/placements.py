@@ -6,54 +6,69 @@ from collections.abc import Collection, Sequence
 
 from cluster.coordinator.members import Member
 from cluster.coordinator.runner import Fitting
-from cluster.coordinator.served import Served
+from cluster.coordinator.served import Forms
 from cluster.coordinator.share import Share, Shares
 from cluster.core.errors import SetupError
 from cluster.core.view import PlacementChoice, PlacementNode, PlacementView
-from cluster.membership.choice import groups
+from cluster.membership.choice import Merit, best, by_size, choose
+from cluster.membership.roster import Node
 
 
 def placement_view(
-    served: Served, share: Share, shares: Shares, gone: Collection[str], now: float
+    model: str,
+    share: Share,
+    forms: Forms,
+    shares: Shares,
+    gone: Collection[str],
+    now: float,
 ) -> PlacementView:
-    """The choices of one group, by world, once the models `gone` are; the largest that fits is
-    the one that would be chosen."""
+    """The choices of one group, by world, once the models `gone` are; the one that would be
+    chosen is that of `choose`."""
+    usable = shares.members.roster.usable(now)
     choices: dict[int, PlacementChoice] = {}
+
+    def fit(nodes: Sequence[Node]) -> Fitting:
+        return forms.fit(share.left_of(shares.members.of(nodes), gone))
+
+    def merit(fitting: Fitting) -> Merit:
+        return fitting.merit
+
+    chosen = 0
     refusal = ""
-    for nodes in groups(shares.members.roster.usable(now)):
-        world = sum(node.ranks for node in nodes)
-        if world in choices and choices[world].fits:
-            continue
-        members = share.left_of(shares.members.of(nodes), gone)
+    try:
+        nodes, _ = choose(usable, fit, merit)
+        chosen = sum(node.ranks for node in nodes)
+    except SetupError as error:
+        refusal = str(forms.refusal(share.left_of(shares.members.of(usable), gone), error))
+    for groups in by_size(usable):
+        world = sum(node.ranks for node in groups[0])
         try:
-            fitting = served.offer.fit(members)
+            nodes, fitting = best(groups, fit, merit)
         except SetupError as error:
-            refusal = refusal or str(error)
             no = PlacementChoice(world, "", False, str(error), False, None, None, ())
-            choices.setdefault(world, no)
+            choices[world] = no
         else:
-            chosen = not any(choice.fits for choice in choices.values())
-            choices[world] = _choice(world, members, fitting, chosen=chosen)
-    fits = any(choice.fits for choice in choices.values())
+            members = share.left_of(shares.members.of(nodes), gone)
+            choices[world] = _choice(world, members, fitting, chosen=world == chosen)
     return PlacementView(
-        served.id,
-        fits,
-        "" if fits else refusal or "no machine is here",
-        tuple(choices[world] for world in sorted(choices)),
+        model, bool(chosen), refusal, tuple(choices[world] for world in sorted(choices))
     )
 
 
 def _choice(
     world: int, members: Sequence[Member], fitting: Fitting, *, chosen: bool
 ) -> PlacementChoice:
+    short = "room for a short context only" if fitting.merit.makeshift else "fewer ranks than fit"
+    reason = "" if chosen else short
+    speed = fitting.speed
     return PlacementChoice(
         world=world,
         kind=fitting.kind if world > 1 else "single",
         fits=True,
-        reason="" if chosen else "fewer ranks than fit",
+        reason=reason,
         chosen=chosen,
-        predicted_decode=None,
-        predicted_prefill=None,
+        predicted_decode=speed.decode if speed else None,
+        predicted_prefill=speed.prefill if speed else None,
         nodes=tuple(
             PlacementNode(
                 node_id=member.id,

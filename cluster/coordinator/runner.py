@@ -34,9 +34,10 @@ from cluster.core.errors import EpochEnded, ProtocolError, SetupError
 from cluster.core.facts import Pair
 from cluster.core.ids import Epoch
 from cluster.core.view import ServedModel
-from cluster.membership.choice import choose
+from cluster.membership.choice import Merit, choose
 from cluster.membership.epochs import Epochs
 from cluster.membership.roster import Node
+from cluster.placement.speed import Speed
 from cluster.text.tokenizer import Tokenizer
 
 PROBE_SECONDS = 15.0
@@ -53,10 +54,19 @@ class Fitting:
     """How its ranks split the model: "tensor", "pipeline", or either for one rank."""
     limits: Limits
     model: ServedModel
+    layers: tuple[int, ...] = ()
+    """As in ShardPlan."""
+    merit: Merit = Merit()  # noqa: RUF009  (a tuple)
+    """Beside other groups."""
+    speed: Speed | None = None
+    """A prediction; None where a chip is not known."""
 
 
 Fit = Callable[[Sequence[Member]], Fitting]
 """What machines can serve together; raises the SetupError that says why they can't."""
+
+Refusal = Callable[[Sequence[Member], SetupError], SetupError]
+"""What to say where none of these machines can serve, of which the largest group raised that."""
 
 
 class Runner:
@@ -67,20 +77,26 @@ class Runner:
         coordinator: Coordinator,
         tokenizer: asyncio.Task[Tokenizer],
         share: Share,
+        paths: Paths,
         fit: Fit,
         recipe: Recipe,
         progress: Progress,
+        refusal: Refusal = lambda _, error: error,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         """`tokenizer` is what the coordinator gets once it is loaded, and before it drives;
-        `changed` is called when an epoch has begun, and when it is known why one has ended."""
+        `paths` are what `fit` goes by too; `changed` is called when an epoch has begun, and when
+        it is known why one has ended."""
         self._coordinator = coordinator
         self._tokenizer = tokenizer
         self._share = share
         self._members = share.all.members
-        self._paths = Paths()
+        self._paths = paths
         self._fit = fit
-        self._epochs = Epochs(share, self._fitting, share.all.numbers)
+        self._refusal = refusal
+        self._epochs = Epochs(
+            share, self._fitting, lambda fitting: fitting.merit, share.all.numbers
+        )
         self._recipe = recipe
         self._progress = progress
         self._changed = changed
@@ -107,7 +123,7 @@ class Runner:
             try:
                 usable = self._share.usable(self._coordinator.clock.now())
                 await self._paths.probe(await self._members.answering(usable))
-                nodes, fitting = epochs.next(self._coordinator.clock.now())
+                nodes, fitting = await self._next()
                 members = self._members.of(nodes)
                 self._share.take(members, fitting.kind, fitting.model.rank_bytes)
                 await self._one_epoch(members, fitting)
@@ -150,9 +166,17 @@ class Runner:
     # Forming
 
     def _fitting(self, group: Sequence[Node]) -> Fitting:
-        members = self._members.of(group)
-        self._paths.ring(members)
-        return self._fit(self._share.left_of(members))
+        return self._fit(self._share.left_of(self._members.of(group)))
+
+    async def _next(self) -> tuple[Sequence[Node], Fitting]:
+        """The next group. Raises the SetupError that says why there is none."""
+        now = self._coordinator.clock.now()
+        try:
+            return self._epochs.next(now)
+        except SetupError as error:
+            here, largest = self._members.of(self._share.usable(now)), error
+        left = self._share.left_of(here)
+        raise await asyncio.to_thread(self._refusal, left, largest)
 
     async def _one_epoch(self, members: Sequence[Member], fitting: Fitting) -> None:
         """Form a group and drive it until it ends, which raises."""
@@ -160,7 +184,7 @@ class Runner:
         if not self.started.is_set():
             coordinator.waiting_for(f"loading {self._name}")
         epochs = self._epochs
-        group = await self._left_behind(members)
+        group = await self._left_behind(members, fitting.layers)
         adopt = bool(group)
         if adopt:
             epochs.adopted(group[0].spec.epoch)
@@ -169,7 +193,12 @@ class Runner:
             alive = self._members.of(self._members.roster.alive(coordinator.clock.now()))
             sources = await find_sources(alive, self._recipe.model, self._recipe.digest)
             group = await places(
-                Epoch(epochs.number), members, fitting.kind, self._recipe, self._paths, sources
+                Epoch(epochs.number),
+                members,
+                (fitting.kind, fitting.layers),
+                self._recipe,
+                self._paths,
+                sources,
             )
         self._share.secret = group[0].spec.secret
         try:
@@ -203,7 +232,7 @@ class Runner:
         finally:
             self._share.secret = ""
 
-    async def _left_behind(self, members: Sequence[Member]) -> list[Place]:
+    async def _left_behind(self, members: Sequence[Member], layers: tuple[int, ...]) -> list[Place]:
         """A whole group of this model that an earlier coordinator has left on these machines, if
         there is one, which nobody else takes from here on. What else was left is ended, but for
         what another group of the model may still go on with."""
@@ -213,7 +242,11 @@ class Runner:
             left = [place for place in found if place.spec.secret not in share.all.secrets]
             first, share.looked = not share.looked, True
             world = sum(member.ranks for member in members)
-            sized = [place for place in left if place.spec.plan.world == world]
+            sized = [
+                place
+                for place in left
+                if (place.spec.plan.world, place.spec.plan.layers) == (world, layers)
+            ]
             group = whole(sized, recipe) if first else []
             if {place.member for place in group} != set(members):
                 group = []

@@ -6,20 +6,35 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from cluster.coordinator.coordinator import Coordinator
 from cluster.coordinator.epoch import Recipe
 from cluster.coordinator.generation import Generation
-from cluster.coordinator.runner import Fit
+from cluster.coordinator.members import Member
+from cluster.coordinator.paths import Paths
+from cluster.coordinator.runner import Fitting
 from cluster.core.channel import ChannelState
 from cluster.core.config import Limits
-from cluster.core.errors import TandemError
+from cluster.core.errors import SetupError, TandemError
 from cluster.core.ids import RequestId
 from cluster.core.request import Order
 from cluster.core.view import Health, ServedModel
 from cluster.membership.fleet import Use
 from cluster.scheduler.route import Seat, route
 from cluster.text.tokenizer import Tokenizer
+
+
+class Forms(Protocol):
+    """Says what machines can serve of one model, going by the ways between them."""
+
+    def fit(self, members: Sequence[Member]) -> Fitting:
+        """See Fit."""
+        ...
+
+    def refusal(self, members: Sequence[Member], error: SetupError) -> SetupError:
+        """See Refusal."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +44,7 @@ class Offer:
     model: ServedModel
     folder: Path
     recipe: Recipe
-    fit: Fit
+    forming: Callable[[Paths], Forms]
     weight_bytes: int
     """Of its files."""
 

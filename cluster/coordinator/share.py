@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from cluster.coordinator.members import Member, Members
+from cluster.coordinator.paths import Paths
 from cluster.membership.deal import deal
 from cluster.membership.epochs import Numbers
 from cluster.membership.roster import Node
@@ -51,6 +52,8 @@ class Share:
 
     def __init__(self, shares: Shares, model: str, replica: int, replicas: int) -> None:
         self.all = shares
+        self.paths = Paths()
+        """The ways between its machines."""
         self.model = model
         self.replica = replica
         self.replicas = replicas

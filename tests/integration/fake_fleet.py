@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +18,7 @@ from cluster.coordinator.drive import drive
 from cluster.coordinator.epoch import Group, Recipe
 from cluster.coordinator.fleet import Fleet
 from cluster.coordinator.members import Member, Members
+from cluster.coordinator.paths import Paths
 from cluster.coordinator.runner import Fitting
 from cluster.coordinator.served import Offer
 from cluster.coordinator.share import Share
@@ -70,9 +71,11 @@ class FakeEngines:
         coordinator: Coordinator,
         tokenizer: asyncio.Task[Tokenizer],
         share: Share,
+        paths: Paths,
         fit: Callable[[Sequence[Member]], Fitting],
         recipe: Recipe,
         progress: object,
+        refusal: object,
         changed: Callable[[], None],
     ) -> FakeRunner:
         """In place of Runner."""
@@ -174,11 +177,15 @@ class FakeRunner:
         self.changed()
 
 
-def offer(name: str, size: int) -> Offer:
-    """A model of `size` bytes on each rank."""
-    model = ServedModel(name, 4096, 0, demo=False)
+@dataclass(frozen=True)
+class Sized:
+    """A model that takes `size` bytes on each rank."""
 
-    def fit(members: Sequence[Member]) -> Fitting:
+    name: str
+    size: int
+
+    def fit(self, members: Sequence[Member]) -> Fitting:
+        name, size = self.name, self.size
         usable = min(member.description.usable_bytes // member.ranks for member in members)
         if size > usable:
             raise DoesNotFit(f"it needs {size} bytes, and there are {usable}")
@@ -187,7 +194,15 @@ def offer(name: str, size: int) -> Offer:
         limits = Limits(parked=8, queue=64)
         return Fitting(kind, limits, ServedModel(name, 4096, 0, demo=False, rank_bytes=size))
 
-    return Offer(model, demo.folder(), Recipe(name, "", 1), fit, size)
+    def refusal(self, members: Sequence[Member], error: SetupError) -> SetupError:
+        return error
+
+
+def offer(name: str, size: int) -> Offer:
+    """A model of `size` bytes on each rank."""
+    model = ServedModel(name, 4096, 0, demo=False)
+    recipe = Recipe(name, "", 1)
+    return Offer(model, demo.folder(), recipe, lambda paths: Sized(name, size), size)
 
 
 @asynccontextmanager

@@ -223,7 +223,7 @@ async def test_losing_one_group_loses_nothing(monkeypatch: Patch) -> None:
     async with fleet_of(monkeypatch, [offer("a", 3)], ranks=2, replicas=2) as (fleet, engines):
         await two(fleet, engines)
         prompts = [f"{i} is a long one" for i in range(10)]
-        live = [fleet.default.submit(order(prompt, 3000)) for prompt in prompts]
+        live = [fleet.default.submit(order(prompt, 900)) for prompt in prompts]
         texts = [asyncio.create_task(whole(generation)) for generation in live]
         await wait_for(lambda: min(one.progress.generated for one in live) > 20)
         assert on(fleet) == [5, 5]
@@ -234,7 +234,7 @@ async def test_losing_one_group_loses_nothing(monkeypatch: Patch) -> None:
         assert fleet.models()[0].replicas[0].epoch == 0
         new = fleet.default.submit(order("a new one"))
         assert await whole(new) == text("a new one")
-        assert await asyncio.gather(*texts) == [text(prompt, 3000) for prompt in prompts]
+        assert await asyncio.gather(*texts) == [text(prompt, 900) for prompt in prompts]
         tallies = [group.tally for group in fleet.default.groups]
         assert tallies[1].replayed == 5
         engines.gate.set()
