@@ -340,26 +340,22 @@ class Fleet:
 
     def _room(self, model: str, gone: Collection[str]) -> SetupError | None:
         served = self._models[model]
+        here = (known for known in self._decisions if known.here and known.id != model)
+        last = all(known.pinned or known.id in gone for known in here)
         try:
-            fittings = self._fittings(served, gone)
+            fittings = self._fittings(served, gone, explain=last)
         except SetupError as error:
             return error
-        short = any(fitting.merit.makeshift for fitting in fittings)
-        if short and any(each.id not in gone for each in self._movable(served)):
+        if not last and any(fitting.merit.makeshift for fitting in fittings):
             return DoesNotFit("there is room for a short context only")
         if all(group.resting for group in served.groups):
             for group, fitting in zip(served.groups, fittings, strict=True):
                 group.limits, group.model = fitting.limits, fitting.model
         return None
 
-    def _movable(self, served: Served) -> list[Known]:
-        """Models that may be unloaded for another."""
-        every = (known for known in self._decisions if known.id != served.id)
-        return [known for known in every if known.here and not known.pinned]
-
-    def _fittings(self, served: Served, gone: Collection[str]) -> list[Fitting]:
+    def _fittings(self, served: Served, gone: Collection[str], *, explain: bool) -> list[Fitting]:
         """What each group of a model would serve once other models are gone; raises the
-        SetupError of one that can't."""
+        SetupError of one that can't, which with `explain` says all that people want to know."""
         shares = self._ready()
         usable = shares.members.roster.usable(self.clock.now())
         taken: list[dict[str, int]] = [{} for _ in served.groups]
@@ -374,6 +370,8 @@ class Fleet:
             try:
                 nodes, fitting = choose(part, fit, lambda fitting: fitting.merit)
             except SetupError as error:
+                if not explain:
+                    raise
                 left = share.left_of(shares.members.of(part), gone)
                 raise forms.refusal(left, error) from error
             taken[place] = {node.id: node.ranks for node in nodes}
