@@ -23,7 +23,9 @@ COMMON_USERS = frozenset({"root", "tandem", "_tandem", "admin", "user", "ubuntu"
 SHORTEST = 3
 """Characters of a user or host name that is looked for: a shorter one is in every other word."""
 
-_SECRET = r"secret|password|passwd|passphrase|token|api[_-]?key|private[_-]?key|authorization|cookie"
+_SECRET = (
+    r"secret|password|passwd|passphrase|token|api[_-]?key|private[_-]?key|authorization|cookie"
+)
 _SECRET_NAME = re.compile(rf"(?i)(?:.*[_-])?(?:{_SECRET}|key|certificate|authority|sha256)")
 _PROMPT_NAME = re.compile(
     r"(?i)prompt|messages?|content|text|input|instructions|system_prompt|body|answer|arguments"
@@ -39,7 +41,10 @@ _FORMS = (
     (re.compile(r"\b(?:tdj1_|tdm_|hf_|sk-|gh[a-z]_)[A-Za-z0-9_-]+"), KEY),
     (re.compile(r"\beyJ[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)+"), KEY),
     # On command lines, in files of settings and in JSON alike.
-    (re.compile(r"(--(?:token|key|password))[ =]+(?:\"[^\"]*\"|'[^']*'|[^\s\"'\[]\S*)"), rf"\1 {KEY}"),
+    (
+        re.compile(r"(--(?:token|key|password))[ =]+(?:\"[^\"]*\"|'[^']*'|[^\s\"'\[]\S*)"),
+        rf"\1 {KEY}",
+    ),
     (
         re.compile(
             rf"(?i)((?<![A-Za-z0-9])[\w-]*(?:{_SECRET})[\"']?\s*[=:]\s*)"
@@ -92,7 +97,10 @@ def redact_json(value: Any, known: Known = Known()) -> Any:
     `redact` has it."""
     match value:
         case dict():
-            return {redact(str(name), known): _below(str(name), each, known) for name, each in value.items()}
+            return {
+                redact(str(name), known): _below(str(name), each, known)
+                for name, each in value.items()
+            }
         case list() | tuple():
             return [redact_json(each, known) for each in value]
         case str():

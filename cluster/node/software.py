@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, version
+from itertools import pairwise
 from pathlib import PurePath
 
 from cluster.core.cluster import Blas
@@ -99,7 +100,7 @@ def how_installed(direct_url: str, installer: str, prefix: str, container: bool)
         way = "checkout"
     else:
         parts = PurePath(prefix).parts
-        pairs = set(zip(parts, parts[1:], strict=False))
+        pairs = set(pairwise(parts))
         if ("uv", "tools") in pairs:
             way = "uv tool"
         elif ("pipx", "venvs") in pairs:
@@ -124,8 +125,8 @@ def _installed() -> str:
         own = distribution("tandem")
     except PackageNotFoundError:
         return "not installed: run from its source"
-    texts = (own.read_text(name) or "" for name in ("direct_url.json", "INSTALLER"))
-    return how_installed(*texts, sys.prefix, container)
+    url, installer = (own.read_text(name) or "" for name in ("direct_url.json", "INSTALLER"))
+    return how_installed(url, installer, sys.prefix, container)
 
 
 def _blas() -> Blas:

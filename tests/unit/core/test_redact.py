@@ -75,7 +75,9 @@ def test_a_secret_without_a_form_is_found_by_its_name(name: str, value: str, for
     assert value not in redact(f"before {form.format(name, value)} after").replace(name, "")
 
 
-@given(value=FREE, form=st.sampled_from(["--token {}", "--key={}", "Bearer {}", "http://me:{}@host/"]))
+@given(
+    value=FREE, form=st.sampled_from(["--token {}", "--key={}", "Bearer {}", "http://me:{}@host/"])
+)
 def test_a_secret_is_found_by_where_it_stands(value: str, form: str) -> None:
     assert value not in redact(f"tandem {form.format(value)} --port 1")
 
@@ -99,16 +101,21 @@ def test_an_epochs_secret_is_found_by_being_long_and_random(secret: str) -> None
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
+    ),
     max_leaves=8,
-)  # fmt: skip
+)
 
 
-@given(around=JSON, prompt=st.text(ALNUM + " ", min_size=12, max_size=60),
-       name=st.sampled_from(["prompt", "messages", "content", "text", "input", "system_prompt"]))  # fmt: skip
+@given(
+    around=JSON,
+    prompt=st.text(ALNUM + " ", min_size=12, max_size=60),
+    name=st.sampled_from(["prompt", "messages", "content", "text", "input", "system_prompt"]),
+)
 def test_no_prompt_survives_in_json(around: Any, prompt: str, name: str) -> None:
     planted = {"a": around, "b": [{name: [{"role": "user", "content": prompt}]}, {name: prompt}]}
-    assert prompt not in json.dumps(redact_json(planted))
+    assert prompt in json.dumps(around) or prompt not in json.dumps(redact_json(planted))
 
 
 def test_kinds_are_counted() -> None:
@@ -126,7 +133,8 @@ def test_kinds_are_counted() -> None:
         ("/data/anna/models", "/data/[user]/models"),
         ("/srv/people/anna/x", "~/x"),
         ("Anna's disk, annapolis", "[user]'s disk, annapolis"),
-        ("studio.local, STUDIO and studio-1a2b3c4d beside studios", "host-1, host-1 and host-1-1a2b3c4d beside studios"),
+        ("studio.local, STUDIO and studio-1a2b", "host-1, host-1 and host-1-1a2b"),
+        ("studios beside it", "studios beside it"),
         ("mini-2 calls studio", "host-2 calls host-1"),
         ("http://localhost:8642", "http://localhost:8642"),
     ],
