@@ -16,7 +16,7 @@ from cluster.core.versions import versions
 from tests.e2e.cluster_process import free_port
 from tests.packaging.conftest import Installed
 
-START_SECONDS = 90.0
+START_SECONDS = 120.0
 
 
 def test_it_says_what_it_is(installed: Installed) -> None:
