@@ -43,7 +43,7 @@ class Member:
     client: NodeClient
     description: NodeDescription
     ranks: int
-    """How many engines it runs."""
+    """How many engines it runs; with none it only gives weights."""
 
     @property
     def id(self) -> str:
@@ -97,7 +97,8 @@ class Members:
             yield self
 
     async def call(self, address: str, ranks: int = 1) -> Member:
-        """The machine whose agent listens at "host:port", which from now on is attended to.
+        """The machine whose agent listens at "host:port", which from now on is attended to. With
+        no `ranks` no epoch uses it, but others get weights from it.
 
         Raises NodeUnreachable; NotAuthorized, also when another machine has the same id; or
         VersionMismatch with every difference by name."""
@@ -139,8 +140,9 @@ class Members:
         self.roster.failed(member.id, self._clock.now())
 
     def named(self, name: str) -> Node | None:
-        """The machine of that id or host name, if it is here."""
-        return next((node for node in self.roster if name in (node.id, node.name)), None)
+        """The machine of that id or host name that runs engines, if it is here."""
+        nodes = self.roster.computing
+        return next((node for node in nodes if name in (node.id, node.name)), None)
 
     async def _attend(
         self, address: str, ranks: int, first: asyncio.Future[Member] | None = None
@@ -238,16 +240,23 @@ class Members:
                 pass
 
     async def _listen(self, member: Member) -> None:
-        """Note each sign of life; raises NodeUnreachable when they end."""
+        """Note each sign of life, and tell its agent whom to refuse; raises NodeUnreachable when
+        they end."""
+        told: frozenset[str] = frozenset()
         async with aclosing(member.client.lease()) as beats:
             async for _ in beats:
                 now = self._clock.now()
                 if not self.roster.heard(member.id, member.description.incarnation, now):
                     raise NotAuthorized(f"{member.id} was started again elsewhere")
-                if self.trust is not None and self.trust.is_revoked(member.id):
+                if self.trust is None:
+                    continue
+                if self.trust.is_revoked(member.id):
                     self.roster.leave(member.id, member.description.incarnation)
                     self.changed.set()
                     self.trust.require(member.id)
+                if (revoked := told | self.trust.revoked()) != told:
+                    await member.client.refuse(revoked)
+                    told = revoked
 
 
 async def _answers(member: Member) -> bool:

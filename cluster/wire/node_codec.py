@@ -100,12 +100,16 @@ def launch_to_wire(spec: LaunchSpec) -> node_pb2.LaunchRequest:
         draft_digest=spec.draft_digest,
         rdma=[node_pb2.RdmaRow(devices=row) for row in spec.rdma],
         sources=spec.sources,
+        incarnation=spec.incarnation,
     )
 
 
 def launch_from_wire(message: node_pb2.LaunchRequest) -> LaunchSpec:
-    """An engine's orders; raises ProtocolError when the plan contradicts itself."""
+    """An engine's orders; raises ProtocolError when the plan contradicts itself, or when anybody
+    could ask for the engine."""
     p = message.plan
+    if not message.secret:
+        raise ProtocolError("a launch without a secret")
     if not 0 <= p.rank < p.world:
         raise ProtocolError(f"a launch for rank {p.rank} of a world of {p.world}")
     if message.ring and len(message.ring) != p.world:
@@ -126,6 +130,7 @@ def launch_from_wire(message: node_pb2.LaunchRequest) -> LaunchSpec:
         draft_digest=message.draft_digest,
         rdma=tuple(tuple(row.devices) for row in message.rdma),
         sources=tuple(message.sources),
+        incarnation=message.incarnation,
     )
 
 

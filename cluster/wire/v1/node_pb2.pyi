@@ -388,6 +388,7 @@ class LaunchRequest(_message.Message):
     DRAFT_DIGEST_FIELD_NUMBER: _builtins.int
     RDMA_FIELD_NUMBER: _builtins.int
     SOURCES_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     secret: _builtins.str
     """of the epoch; the engine answers to nothing else"""
@@ -405,6 +406,8 @@ class LaunchRequest(_message.Message):
     """as model, of the one that drafts; empty for none"""
     draft_digest: _builtins.str
     """expected, as model_digest"""
+    incarnation: _builtins.int
+    """of the coordinator that launches it"""
     @_builtins.property
     def plan(self) -> _engine_pb2.ShardPlan: ...
     @_builtins.property
@@ -435,10 +438,11 @@ class LaunchRequest(_message.Message):
         draft_digest: _builtins.str = ...,
         rdma: _abc.Iterable[Global___RdmaRow] | None = ...,
         sources: _abc.Iterable[_builtins.str] | None = ...,
+        incarnation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_digest", b"draft_digest", "draft_model", b"draft_model", "epoch", b"epoch", "kv_bits", b"kv_bits", "kv_dir", b"kv_dir", "model", b"model", "model_digest", b"model_digest", "plan", b"plan", "rdma", b"rdma", "ring", b"ring", "secret", b"secret", "sources", b"sources", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_digest", b"draft_digest", "draft_model", b"draft_model", "epoch", b"epoch", "incarnation", b"incarnation", "kv_bits", b"kv_bits", "kv_dir", b"kv_dir", "model", b"model", "model_digest", b"model_digest", "plan", b"plan", "rdma", b"rdma", "ring", b"ring", "secret", b"secret", "sources", b"sources", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -488,7 +492,9 @@ class OrphansReply(_message.Message):
     ENGINES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def engines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LaunchRequest]:
-        """as they were launched"""
+        """As they were launched, but for the incarnation: that of the newest coordinator which has
+        asked for them since.
+        """
 
     def __init__(
         self,
@@ -507,19 +513,24 @@ Global___OrphansReply: _TypeAlias = OrphansReply  # noqa: Y015
 class AttachRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    EPOCH_FIELD_NUMBER: _builtins.int
     RANK_FIELD_NUMBER: _builtins.int
-    epoch: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
+    secret: _builtins.str
+    """of its epoch"""
+    incarnation: _builtins.int
+    """of the coordinator that asks"""
     def __init__(
         self,
         *,
-        epoch: _builtins.int = ...,
         rank: _builtins.int = ...,
+        secret: _builtins.str = ...,
+        incarnation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "rank", b"rank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "rank", b"rank", "secret", b"secret"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -711,23 +722,65 @@ class Beat(_message.Message):
 Global___Beat: _TypeAlias = Beat  # noqa: Y015
 
 @_typing.final
-class StopRequest(_message.Message):
+class RefuseRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    EPOCH_FIELD_NUMBER: _builtins.int
-    NOW_FIELD_NUMBER: _builtins.int
-    epoch: _builtins.int
-    now: _builtins.bool
-    """SIGKILL at once: the engines can't end by themselves any more"""
+    NODES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """ids"""
+
     def __init__(
         self,
         *,
-        epoch: _builtins.int = ...,
-        now: _builtins.bool = ...,
+        nodes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "now", b"now"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefuseRequest: _TypeAlias = RefuseRequest  # noqa: Y015
+
+@_typing.final
+class RefuseReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefuseReply: _TypeAlias = RefuseReply  # noqa: Y015
+
+@_typing.final
+class StopRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOW_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    now: _builtins.bool
+    """SIGKILL at once: the engines can't end by themselves any more"""
+    secret: _builtins.str
+    """of the epoch"""
+    incarnation: _builtins.int
+    """of the coordinator that asks"""
+    def __init__(
+        self,
+        *,
+        now: _builtins.bool = ...,
+        secret: _builtins.str = ...,
+        incarnation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "now", b"now", "secret", b"secret"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
