@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from cluster.cli.doctor import ask_server
+from cluster.cli.doctor import ask_server, of_cluster
 from cluster.cli.server import connect, readable_errors
 from cluster.core.errors import BadConfiguration, SetupError
 from cluster.core.redact import Known, has_prompts, redact, redact_json
@@ -119,10 +119,12 @@ def _of_machine(
     found: dict[str, object]
     try:
         facts = survey(Path(HF_HUB_CACHE))
-        findings = [*of_machine(facts), *ask_server(url, key, authority)]
+        seen = ask_server(url, key, authority)
+        findings = [*of_machine(facts), *of_cluster(seen, facts)]
+        machines = [asdict(each) for each in seen.survey.machines]
         # Under other names than in `tandem doctor --json`: "text" is what people ask.
         told = [f"{each.topic}, {each.level}: {each.text} {each.mend}".strip() for each in findings]
-        found = {"facts": asdict(facts), "findings": told}
+        found = {"facts": asdict(facts), "machines": machines, "findings": told}
     except SetupError as error:
         found = {"error": str(error)}
     yield "doctor.json", "tandem doctor --json", found

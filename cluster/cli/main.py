@@ -26,7 +26,7 @@ VERBS = {
     "status": "Show nodes, ranks, memory, live requests and speed of a running server.",
     "plan": "Show on which machines a model fits, and how fast it is predicted to be.",
     "chat": "Talk to the served model in this terminal.",
-    "doctor": "Find what keeps this machine from being a fast part of a cluster.",
+    "doctor": "Find what keeps machines from being a fast cluster.",
     "key": "Make, list and revoke the API keys that clients of a server need.",
     "version": "Show the versions of Tandem and of all that it runs on.",
     "report": "Collect what a bug report needs, without secrets, in one file.",

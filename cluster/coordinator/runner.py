@@ -19,9 +19,10 @@ from cluster.coordinator.loading import loading_line
 from cluster.coordinator.members import Member, Members
 from cluster.coordinator.paths import Paths
 from cluster.coordinator.sources import find_sources
+from cluster.coordinator.survey import survey
 from cluster.core.config import Limits
 from cluster.core.errors import EpochEnded, NotFound, NotReady, ProtocolError, SetupError
-from cluster.core.facts import Pair
+from cluster.core.facts import Pair, Survey
 from cluster.core.ids import Epoch
 from cluster.core.view import MemberView, ServedModel
 from cluster.membership.choice import choose
@@ -119,6 +120,13 @@ class Runner:
     def links(self) -> tuple[Pair, ...]:
         """See Crew."""
         return self._paths.pairs(self._members.of(self._members.roster.computing))
+
+    async def facts(self) -> Survey:
+        """See Crew."""
+        told = await survey(self._members.of(self._members.roster))
+        here = {machine.agent_address for machine in told}
+        away = (each for each in self._members.turned_away if each.agent_address not in here)
+        return Survey(self._members.address, (*told, *away))
 
     def drain(self, name: str, *, draining: bool) -> MemberView:
         """See Crew."""

@@ -25,10 +25,12 @@ from cluster.core.cluster import (
     Ready,
 )
 from cluster.core.errors import LaunchFailed, NotFound, TandemError
+from cluster.core.facts import Facts
 from cluster.core.ids import Rank
 from cluster.core.link import Listening, ProbeOrder, ProbeResult
 from cluster.core.manifest import Manifest, Wanted, is_digest
 from cluster.core.versions import versions
+from cluster.discovery.advert import Advert, cluster_mark
 from cluster.model.store import models_folder
 from cluster.node.blas import engine_environment, find_blas
 from cluster.node.cutter import CUT_COMMAND
@@ -42,8 +44,11 @@ from cluster.node.links import read_addresses
 from cluster.node.narrate import ALIVE_SECONDS, narrate
 from cluster.node.ports import Ports
 from cluster.node.probe import MOST_SECONDS, allowed, listeners, probe
+from cluster.node.surveyor import Surveyor
+from cluster.trust.certificate import fingerprint, load
 from cluster.trust.identity import IdentityFile
 from cluster.wire.node_client import NodeClient
+from cluster.wire.security import split_address
 
 MOST_MODELS = 16
 """Of which is remembered how an engine comes up."""
@@ -111,9 +116,11 @@ class Agent:
         self._addresses = addresses
         self._node_id = node_id(hardware, host, port)
         self._identity = ""
+        self._cluster_id = ""
         if identity is not None:
             self._node_id = identity.current().name.id
             self._identity = str(identity.path)
+            self._cluster_id = cluster_mark(fingerprint(load(identity.current().authority)))
         self._command = tuple(command)
         self._orphan_grace = orphan_grace
         self._silence = silence
@@ -126,6 +133,7 @@ class Agent:
         self._ports = Ports(host)
         self._listening = 0
         self._library = Library(models or models_folder(), cut_command=cut_command)
+        self._surveyor = Surveyor(host, models or models_folder(), say)
         connect = functools.partial(NodeClient, identity=identity)
         self._fetcher = Fetcher(self._library, connect, say)
         self._launches: Launches[_Launch] = Launches(self._node_id)
@@ -186,6 +194,19 @@ class Agent:
     async def probe(self, order: ProbeOrder) -> ProbeResult:
         """Measures the link to another agent's listener."""
         return await probe(order)
+
+    async def survey(self) -> Facts:
+        """See NodeHandler. Raises LaunchFailed when the agent is stopping."""
+        if self._closing:
+            raise LaunchFailed(f"the node agent at {self.address} is stopping")
+        own = Advert(
+            role="worker", cluster="", cluster_id=self._cluster_id, node_id=self._node_id,
+            incarnation=self._incarnation, port=split_address(self.address)[1],
+            addresses=tuple(a for a in self._addresses if a.ip == self._host),
+        )  # fmt: skip
+        specs = (launch.spec for launch in self._launches)
+        prefixes = self._kv_dir or next((spec.kv_dir for spec in specs if spec.kv_dir), "")
+        return await self._surveyor.survey(own, Path(prefixes) if prefixes else None)
 
     async def launch(self, spec: LaunchSpec) -> AsyncGenerator[EngineEvent, None]:
         """Starts an engine and tells of its life (`narrate`), after it has fetched the weights
@@ -248,6 +269,7 @@ class Agent:
         """Kill every engine and take no more. May be called twice."""
         self._closing = True
         with anyio.CancelScope(shield=True):
+            await self._surveyor.close()
             await self._end(self._launches)
             await self._library.close()
 

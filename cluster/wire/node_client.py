@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
@@ -12,12 +14,14 @@ import grpc
 
 from cluster.core.cluster import EngineEvent, LaunchSpec, Loading, NodeDescription
 from cluster.core.errors import NodeUnreachable, ProtocolError
+from cluster.core.facts import Facts, clock_ahead
 from cluster.core.ids import Rank
 from cluster.core.link import Listening, ProbeOrder, ProbeResult
 from cluster.core.manifest import Manifest, ModelFile, Wanted
 from cluster.trust.certificate import Role
 from cluster.trust.identity import IdentityFile
 from cluster.wire import security
+from cluster.wire.facts_codec import facts_from_wire
 from cluster.wire.node_codec import (
     description_from_wire,
     event_from_wire,
@@ -35,6 +39,12 @@ T = TypeVar("T")
 
 ANSWER_SECONDS = 5.0
 """For a call that only asks."""
+
+SURVEY_SECONDS = 9.0
+"""For a machine to look at itself: its commands take 5 s at most, and it begins within one."""
+
+MOST_FACTS = 256 << 10
+"""Bytes of what a machine says of itself; some 2 KiB are usual."""
 
 STOP_SECONDS = 15.0
 """For a call that waits until processes are gone."""
@@ -143,6 +153,19 @@ class NodeClient:
                 timeout=ANSWER_SECONDS + order.seconds,
             )
         return probed_from_wire(reply)
+
+    async def survey(self, *, seconds: float = SURVEY_SECONDS) -> tuple[Facts, float, float]:
+        """What the agent finds at its machine, and `clock_ahead`: how far its clock is ahead of
+        ours, and within what. Raises NodeUnreachable also when it takes longer than `seconds`."""
+        sent = time.time()
+        with restored(self._peer):
+            reply = await self._stub().Survey(node_pb2.SurveyRequest(), timeout=seconds)
+        if (size := reply.ByteSize()) > MOST_FACTS:
+            raise ProtocolError(f"{self._peer} tells {size} bytes of facts: {MOST_FACTS} are many")
+        if not (math.isfinite(reply.received) and math.isfinite(reply.answered)):
+            raise ProtocolError(f"{self._peer} tells no time")
+        ahead, within = clock_ahead(sent, reply.received, reply.answered, time.time())
+        return facts_from_wire(reply.facts), ahead, within
 
     async def launch(self, spec: LaunchSpec) -> AsyncGenerator[EngineEvent, None]:
         """Starts an engine and yields its events: Started, Loading..., Ready, and Exited last.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, Protocol
@@ -11,12 +12,14 @@ import grpc
 
 from cluster.core.cluster import EngineEvent, LaunchSpec, Loading, NodeDescription
 from cluster.core.errors import TandemError
+from cluster.core.facts import Facts
 from cluster.core.ids import Rank
 from cluster.core.link import Listening, ProbeOrder, ProbeResult
 from cluster.core.manifest import Manifest, Wanted
 from cluster.trust.certificate import Role
 from cluster.trust.identity import IdentityFile
 from cluster.wire import guard, security
+from cluster.wire.facts_codec import facts_to_wire
 from cluster.wire.node_codec import (
     description_to_wire,
     event_to_wire,
@@ -63,6 +66,10 @@ class NodeHandler(Protocol):
 
     async def probe(self, order: ProbeOrder) -> ProbeResult:
         """Measures the link to another agent's listener; says why when it can't be reached."""
+        ...
+
+    async def survey(self) -> Facts:
+        """Looks at this machine, which takes seconds; those who ask meanwhile get the same."""
         ...
 
     def launch(self, spec: LaunchSpec) -> AsyncGenerator[EngineEvent, None]:
@@ -195,6 +202,16 @@ class _Servicer(node_pb2_grpc.NodeServicer):
             return probed_to_wire(await self._handler.probe(probe_from_wire(request)))
         except TandemError as error:
             await abort(context, error)
+
+    async def Survey(  # noqa: N802
+        self, request: node_pb2.SurveyRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> node_pb2.SurveyReply:
+        received = time.time()
+        try:
+            facts = facts_to_wire(await self._handler.survey())
+        except TandemError as error:
+            await abort(context, error)
+        return node_pb2.SurveyReply(facts=facts, received=received, answered=time.time())
 
     async def Launch(  # type: ignore[override]  # noqa: N802
         self, request: node_pb2.LaunchRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -55,6 +55,11 @@ class NodeStub:
                 request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.ProbeRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.ProbeReply.FromString,
                 _registered_method=True)
+        self.Survey = channel.unary_unary(
+                '/cluster.wire.v1.Node/Survey',
+                request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.SurveyRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.SurveyReply.FromString,
+                _registered_method=True)
         self.Launch = channel.unary_stream(
                 '/cluster.wire.v1.Node/Launch',
                 request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.LaunchRequest.SerializeToString,
@@ -129,6 +134,14 @@ class NodeServicer:
 
     def Probe(self, request, context):
         """Connects to a listener of another agent as the data plane would, and measures the link.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Survey(self, request, context):
+        """What `tandem doctor` wants to know of this machine; takes seconds. Meanwhile the agent
+        advertises itself by mDNS and notes which others do: asked at once, all hear each other.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -228,6 +241,11 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.Probe,
                     request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.ProbeRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.ProbeReply.SerializeToString,
+            ),
+            'Survey': grpc.unary_unary_rpc_method_handler(
+                    servicer.Survey,
+                    request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.SurveyRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.SurveyReply.SerializeToString,
             ),
             'Launch': grpc.unary_stream_rpc_method_handler(
                     servicer.Launch,
@@ -384,6 +402,33 @@ class Node:
             '/cluster.wire.v1.Node/Probe',
             cluster_dot_wire_dot_v1_dot_node__pb2.ProbeRequest.SerializeToString,
             cluster_dot_wire_dot_v1_dot_node__pb2.ProbeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Survey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cluster.wire.v1.Node/Survey',
+            cluster_dot_wire_dot_v1_dot_node__pb2.SurveyRequest.SerializeToString,
+            cluster_dot_wire_dot_v1_dot_node__pb2.SurveyReply.FromString,
             options,
             channel_credentials,
             insecure,

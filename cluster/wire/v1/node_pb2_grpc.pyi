@@ -42,6 +42,10 @@ class NodeStub:
     """
     Probe: _grpc.UnaryUnaryMultiCallable[_node_pb2.ProbeRequest, _node_pb2.ProbeReply]
     """Connects to a listener of another agent as the data plane would, and measures the link."""
+    Survey: _grpc.UnaryUnaryMultiCallable[_node_pb2.SurveyRequest, _node_pb2.SurveyReply]
+    """What `tandem doctor` wants to know of this machine; takes seconds. Meanwhile the agent
+    advertises itself by mDNS and notes which others do: asked at once, all hear each other.
+    """
     Launch: _grpc.UnaryStreamMultiCallable[_node_pb2.LaunchRequest, _node_pb2.EngineEvent]
     """Starts one engine and tells of its life. The engine lives no longer than this call plus
     the agent's orphan grace: cancelling the call is how the coordinator lets go.
@@ -90,6 +94,10 @@ class NodeAsyncStub(NodeStub):
     """
     Probe: _aio.UnaryUnaryMultiCallable[_node_pb2.ProbeRequest, _node_pb2.ProbeReply]  # type: ignore[assignment]
     """Connects to a listener of another agent as the data plane would, and measures the link."""
+    Survey: _aio.UnaryUnaryMultiCallable[_node_pb2.SurveyRequest, _node_pb2.SurveyReply]  # type: ignore[assignment]
+    """What `tandem doctor` wants to know of this machine; takes seconds. Meanwhile the agent
+    advertises itself by mDNS and notes which others do: asked at once, all hear each other.
+    """
     Launch: _aio.UnaryStreamMultiCallable[_node_pb2.LaunchRequest, _node_pb2.EngineEvent]  # type: ignore[assignment]
     """Starts one engine and tells of its life. The engine lives no longer than this call plus
     the agent's orphan grace: cancelling the call is how the coordinator lets go.
@@ -159,6 +167,16 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.ProbeReply, _abc.Awaitable[_node_pb2.ProbeReply]]:
         """Connects to a listener of another agent as the data plane would, and measures the link."""
+
+    @_abc_1.abstractmethod
+    def Survey(
+        self,
+        request: _node_pb2.SurveyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.SurveyReply, _abc.Awaitable[_node_pb2.SurveyReply]]:
+        """What `tandem doctor` wants to know of this machine; takes seconds. Meanwhile the agent
+        advertises itself by mDNS and notes which others do: asked at once, all hear each other.
+        """
 
     @_abc_1.abstractmethod
     def Launch(

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.cli import evidence
+from cluster.cli.doctor import Seen
 from cluster.cli.evidence import KEPT_BYTES, chosen, cleaned, newest, tail
 from cluster.cli.main import build
 from cluster.core.redact import Known
@@ -31,7 +32,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TANDEM_JOIN_TOKEN", JOIN)
     monkeypatch.setenv("HF_TOKEN", "hunter2hunter2")
     monkeypatch.setenv("TANDEM_BLAS", "none")
-    monkeypatch.setattr(evidence, "ask_server", lambda *_: [])
+    monkeypatch.setattr(evidence, "ask_server", lambda *_: Seen())
     monkeypatch.setattr("getpass.getuser", lambda: "marge")
     monkeypatch.chdir(tmp_path)
     return tmp_path
