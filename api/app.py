@@ -26,6 +26,7 @@ from api.routes.anthropic import count_tokens
 from api.routes.cancel import cancel
 from api.routes.docs import docs, openapi
 from api.routes.drain import drain
+from api.routes.facts import facts
 from api.routes.generate import Generate
 from api.routes.health import cluster, health
 from api.routes.metrics import metrics
@@ -99,6 +100,7 @@ def _own(service: Service) -> list[BaseRoute]:
         Route("/health", health(coordinator), methods=["GET"]),
         Route("/cluster", cluster(coordinator), methods=["GET"]),
         Route("/cluster/drain", drain(coordinator), methods=["POST"]),
+        Route("/cluster/facts", facts(coordinator), methods=["GET"]),
         Route("/metrics", metrics(coordinator), methods=["GET"]),
         Route("/openapi.json", openapi, methods=["GET"]),
         Route("/docs", docs, methods=["GET"]),

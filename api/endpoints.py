@@ -192,6 +192,10 @@ OPERATIONS: tuple[Operation, ...] = (
         "POST", "/cluster/drain", "Server", "Move work off a machine, so that it can be unplugged",
         answers.Member, DrainRequest, errors=(400, 401, 404, 413), example={"node": "studio-2"},
     ),
+    Operation(
+        "GET", "/cluster/facts", "Server", "What every machine finds at itself; takes seconds",
+        answers.Survey,
+    ),
     Operation("GET", "/", "Server", "A greeting, by which Ollama's clients know it", also=(TEXT,)),
     Operation("GET", "/openapi.json", "Server", "This document", dict[str, Any]),
     Operation("GET", "/docs", "Server", "This document, for people", also=(HTML,)),

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cluster.core import facts
 from cluster.core.view import ClusterView, MemberView
 
 
@@ -393,4 +394,5 @@ class HealthAnswer(_Answer):
 
 Cluster = ClusterView
 Member = MemberView
+Survey = facts.Survey
 """GET /cluster answers it field by field."""

@@ -26,7 +26,7 @@ VERBS = {
     "plan": "Show on which machines a model fits, and how fast it is predicted to be.",
     "chat": "Talk to the served model in this terminal.",
     "bench": "Measure an OpenAI-compatible server under load: TTFT, ITL, throughput, goodput.",
-    "doctor": "Find what keeps this machine from being a fast part of a cluster.",
+    "doctor": "Find what keeps machines from being a fast cluster.",
     "key": "Make, list and revoke the API keys that clients of a server need.",
 }
 """Each verb's summary, for `tandem --help`; the module and its function carry its name."""

@@ -44,7 +44,7 @@ def serve(
         int,
         typer.Option(
             help="Engines on this machine. On a Mac 1 is best; on Linux one per core group "
-            "or GPU; 0 computes on the other machines only.",
+            "or GPU; 0 computes on the other machines only, which get the model from this one.",
             min=0,
             max=64,
         ),

@@ -46,7 +46,7 @@ from cluster.placement.shard import check_plan
 from cluster.placement.weights import rank_weight_bytes
 from cluster.text.tokenizer import Tokenizer
 from cluster.trust.certificate import fingerprint
-from cluster.wire.security import is_loopback, join_address
+from cluster.wire.security import is_loopback, join_address, split_address
 
 HTTP_STOP_SECONDS = 1
 """How long connections may take to end once their streams were told."""
@@ -271,13 +271,22 @@ async def _gather(
     console: Console,
     stack: AsyncExitStack,
 ) -> None:
-    """This machine's agent, those we call, and as many as are to join."""
+    """This machine's agent, which without ranks only gives weights; those we call, and as many
+    as are to join."""
     host, port = options.control
-    if options.local_ranks:
+    if options.local_ranks or _reached(host, options.dialled):
         identity = members.trust.local if members.trust is not None else None
         agent = LocalAgent.run(options.port, host, identity, options.orphan_grace)
         address = await stack.enter_async_context(agent)
-        _say_blas(await members.call(address, options.local_ranks), console)
+        member = await members.call(address, options.local_ranks)
+        if options.local_ranks:
+            _say_blas(member, console)
+    else:
+        _say(
+            console,
+            f"machines without the model can't get it from this one, which is {host} to itself: "
+            "give its address on their network with --control",
+        )
     for address in options.dialled:
         _say_blas(await members.call(address), console)
     if options.joining or (options.dialled and members.trust is not None):  # those renew there
@@ -300,6 +309,12 @@ async def _gather(
             _say(console, f"{member.description.hostname} joined")
             _say_blas(member, console)
         here = max(here, len(members.roster))
+
+
+def _reached(host: str, dialled: Sequence[str]) -> bool:
+    """Whether the machines that are called can reach our own agent on `host`."""
+    hosts = [host, *(split_address(address)[0] for address in dialled)]
+    return len({is_loopback(each) for each in hosts}) == 1
 
 
 async def _advertise(

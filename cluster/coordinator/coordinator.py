@@ -35,7 +35,7 @@ from cluster.core.errors import (
     StepOverdue,
     TandemError,
 )
-from cluster.core.facts import Pair
+from cluster.core.facts import Pair, Survey
 from cluster.core.ids import Epoch, RequestId, new_request_id
 from cluster.core.plan import Step, StepResult
 from cluster.core.request import Finish, Order, Piece, Request
@@ -63,6 +63,10 @@ class Crew(Protocol):
 
     def links(self) -> tuple[Pair, ...]:
         """As in ClusterView."""
+        ...
+
+    async def facts(self) -> Survey:
+        """Of every machine, which are asked now; takes seconds."""
         ...
 
     def drain(self, name: str, *, draining: bool) -> MemberView:
@@ -221,6 +225,12 @@ class Coordinator:
         if self.crew is None:
             raise NotReady(f"not ready: {self._waiting_for}", retry_after=2)
         return self.crew.drain(name, draining=draining)
+
+    async def facts(self) -> Survey:
+        """See Crew."""
+        if self.crew is None:
+            raise NotReady(f"not ready: {self._waiting_for}", retry_after=2)
+        return await self.crew.facts()
 
     def metrics(self) -> bytes:
         """Everything that is counted, in Prometheus's text format."""
