@@ -186,6 +186,11 @@ OPERATIONS: tuple[Operation, ...] = (
         example=_SAID,
     ),
     Operation("GET", "/metrics", "Server", "Counts and times, for Prometheus", also=(TEXT,)),
+    Operation(
+        "GET", "/requests/{id}/trace", "Server",
+        "What happened to a request and when, for Perfetto; `last` for the latest",
+        answers.TraceFile, errors=_FOUND,
+    ),
     Operation("GET", "/health", "Server", "Whether it makes progress", answers.HealthAnswer),
     Operation("GET", "/cluster", "Server", "Everything at this moment", answers.Cluster),
     Operation(

@@ -385,6 +385,14 @@ class Cancelled(_Answer):
     cancelled: Literal[True]
 
 
+class TraceFile(_Answer):
+    """What Perfetto opens: Chrome's trace events."""
+
+    displayTimeUnit: Literal["ms"]  # noqa: N815 - the format's names
+    otherData: dict[str, Any]  # noqa: N815
+    traceEvents: list[dict[str, Any]]  # noqa: N815
+
+
 class HealthAnswer(_Answer):
     """Whether the cluster makes progress."""
 

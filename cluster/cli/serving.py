@@ -20,6 +20,7 @@ from api.access import OPEN_POLICY, AccessPolicy
 from api.app import create_app
 from api.server import server_config
 from api.streams import StreamLimits
+from api.traces import Exporter
 from cluster.cli.drafting import DraftFolder, draft_folder
 from cluster.cli.loading import LoadingBar
 from cluster.coordinator.coordinator import Coordinator
@@ -88,6 +89,9 @@ class Options:
     tls: ssl.SSLContext | None = None
     """Of the HTTP server; None for no encryption."""
     log_prompts: bool = False
+    trace: int = 0
+    """As in Traces, as is the next."""
+    exporter: Exporter | None = None
     streams: StreamLimits = field(default_factory=StreamLimits)
 
     @property
@@ -125,6 +129,8 @@ async def serve(options: Options, console: Console) -> None:
                 access=options.access,
                 log_prompts=options.log_prompts,
                 streams=options.streams,
+                trace=options.trace,
+                exporter=options.exporter,
             )
             http = HttpServer(server_config(app, stop_seconds=HTTP_STOP_SECONDS, tls=options.tls))
             serving = tasks.create_task(http.serve(sockets=[sock]), name="http")
