@@ -31,7 +31,8 @@ def text(prompt: str, tokens: int = 8) -> str:
 
 
 async def whole(generation: Generation) -> str:
-    return "".join([piece.text async for piece in generation])
+    async with asyncio.timeout(20):
+        return "".join([piece.text async for piece in generation])
 
 
 def state(fleet: Fleet, model: str) -> str:
