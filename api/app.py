@@ -28,10 +28,13 @@ from api.routes.docs import docs, openapi
 from api.routes.drain import drain
 from api.routes.generate import Generate
 from api.routes.health import cluster, health
+from api.routes.history import history
 from api.routes.metrics import metrics
 from api.routes.models import list_models, one_model
 from api.routes.ollama import ollama_routes
 from api.routes.openai_responses import Responses
+from api.routes.page import asset, home
+from api.routes.requests import requests
 from api.routes.streams import LookupStreams, OneStream
 from api.routes.tokens import detokenize, tokenize
 from api.service import Service
@@ -97,8 +100,12 @@ def _own(service: Service) -> list[BaseRoute]:
     bench = Generate(service, BenchChat(coordinator.view))
     return [
         Route("/health", health(coordinator), methods=["GET"]),
-        Route("/cluster", cluster(coordinator), methods=["GET"]),
+        Route("/", home, methods=["GET"]),
+        Route("/assets/{name}", asset, methods=["GET"]),
+        Route("/cluster", cluster(service), methods=["GET"]),
         Route("/cluster/drain", drain(coordinator), methods=["POST"]),
+        Route("/requests", requests(service), methods=["GET"]),
+        Route("/history", history(coordinator), methods=["GET"]),
         Route("/metrics", metrics(coordinator), methods=["GET"]),
         Route("/openapi.json", openapi, methods=["GET"]),
         Route("/docs", docs, methods=["GET"]),

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
 from cluster.core.config import Limits
 from cluster.core.ids import RequestId
 from cluster.core.request import Finish, Order, Piece, Progress, StepTiming, Timing, Usage
-from cluster.core.view import ClusterView, Health, MemberView, ServedModel
+from cluster.core.view import (
+    ClusterView,
+    Health,
+    MemberView,
+    RequestView,
+    Sample,
+    ServedModel,
+)
 from cluster.text.tokenizer import Tokenizer
 
 
@@ -85,6 +92,15 @@ class Coordinator(Protocol):
 
     def cancel(self, request_id: RequestId) -> bool:
         """End a request as its client's wish; False when none by this id runs."""
+        ...
+
+    def requests(self) -> Sequence[RequestView]:
+        """All live requests, in the order in which they came."""
+        ...
+
+    def samples(self, after: int) -> tuple[float, Sequence[Sample]]:
+        """(now, samples of the last hour with higher numbers than `after`), in seconds since the
+        start."""
         ...
 
     def health(self) -> Health: ...

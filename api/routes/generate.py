@@ -162,7 +162,9 @@ class Generate:
             except RequestError as error:
                 raise _named(error, prepared.ask.prompt_param) from error
             stack.callback(_log_end, generation, ours, begun)
-            stack.enter_context(self._service.live.entered(generation.id, caller.owner))
+            stack.enter_context(
+                self._service.live.entered(generation.id, caller, self._dialect.name)
+            )
             generations.append(await stack.enter_async_context(generation))
         choices = Choices(generations)
         return Reply(

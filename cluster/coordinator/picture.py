@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cluster.coordinator.epoch import EngineState, Group
+from cluster.coordinator.journal import Entry, Journal
 from cluster.core.cluster import NodeDescription
 from cluster.core.view import ClusterView, Counters, RankView, RequestView
 
@@ -32,15 +33,7 @@ def picture(coordinator: Coordinator) -> ClusterView:
         link=slowest_link(nodes, [engine.member.host for engine in engines]),
         nodes=nodes,
         ranks=tuple(_rank(group, engine) for engine in engines) if group else (),
-        requests=tuple(
-            RequestView(
-                id=entry.request.id,
-                progress=entry.sequence.progress,
-                cached_tokens=entry.sequence.cached,
-                age_seconds=now - entry.sequence.submitted,
-            )
-            for entry in coordinator.journal.values()
-        ),
+        requests=request_views(coordinator.journal, now),
         counters=Counters(
             channels=len(coordinator.channels),
             sequences=len(scheduler.sequences) if scheduler else 0,
@@ -60,6 +53,27 @@ def picture(coordinator: Coordinator) -> ClusterView:
         history=tuple(coordinator.history),
         links=coordinator.crew.links() if coordinator.crew else (),
     )
+
+
+def request_views(journal: Journal, now: float) -> tuple[RequestView, ...]:
+    """All live requests, in the order in which they came."""
+    return tuple(
+        RequestView(
+            id=entry.request.id,
+            progress=entry.sequence.progress,
+            cached_tokens=entry.sequence.cached,
+            age_seconds=now - entry.sequence.submitted,
+            tokens_per_second=_speed(entry),
+        )
+        for entry in journal.values()
+    )
+
+
+def _speed(entry: Entry) -> float:
+    """Of the tokens after the first."""
+    if entry.first is None or entry.last <= entry.first:
+        return 0.0
+    return (entry.delivered - 1) / (entry.last - entry.first)
 
 
 def _rank(group: Group, engine: EngineState) -> RankView:

@@ -68,6 +68,8 @@ class EpochView:
     """How long it ran."""
     reason: str
     """What ended it."""
+    recovery_seconds: float | None = None
+    """From its end to the beginning of the next; None as long as none has begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,8 @@ class RequestView:
     progress: Progress
     cached_tokens: int
     age_seconds: float
+    tokens_per_second: float = 0.0
+    """Since its first token; 0 before the second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,3 +145,30 @@ class ClusterView:
     """The latest epochs that are over, the oldest first."""
     links: tuple[Pair, ...] = ()
     """The best way of each machine to each other, as it was measured last; none on loopback."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The few seconds since the sample before; None where there was nothing to measure."""
+
+    number: int
+    """One more than that of the sample before."""
+    at: float
+    """Seconds since the server started."""
+    epoch: int
+    """0 between epochs."""
+    decode_tokens_per_second: float
+    prefill_tokens_per_second: float
+    queued: int
+    """Requests that wait for a slot, at this moment."""
+    running: int
+    """Requests that have one."""
+    first_token_seconds: tuple[float, float] | None
+    """From submission: median, and what 95 of 100 stayed below."""
+    inter_token_seconds: tuple[float, float] | None
+    """The same from one token to the next."""
+    cached_share: float | None
+    """Of prompt tokens, those that a cached prefix held: 0 to 1."""
+    step_seconds: tuple[float | None, ...]
+    """By rank: mean of what the iterations of one decode step took by its own clock, waits for
+    other ranks included."""

@@ -27,7 +27,15 @@ from cluster.core.request import (
     Timing,
     Usage,
 )
-from cluster.core.view import ClusterView, Counters, Health, MemberView, RequestView, ServedModel
+from cluster.core.view import (
+    ClusterView,
+    Counters,
+    Health,
+    MemberView,
+    RequestView,
+    Sample,
+    ServedModel,
+)
 from cluster.text.tokenizer import Tokenizer
 
 
@@ -137,6 +145,7 @@ class FakeCoordinator:
         self.cached = 0
         self.refuse: TandemError | None = None
         self.healthy = Health(True, "serving")
+        self.sampled: list[Sample] = []
         self.generations: list[FakeGeneration] = []
 
     @property
@@ -163,6 +172,14 @@ class FakeCoordinator:
                 found.at.open()
         return found is not None
 
+    def requests(self) -> tuple[RequestView, ...]:
+        return tuple(
+            RequestView(g.id, g.progress, 0, 0.5) for g in self.generations if g.finish is None
+        )
+
+    def samples(self, after: int) -> tuple[float, list[Sample]]:
+        return 100.0, [sample for sample in self.sampled if sample.number > after]
+
     def health(self) -> Health:
         return self.healthy
 
@@ -175,9 +192,7 @@ class FakeCoordinator:
         return MemberView("studio-2-1", name, "alive", draining, 0)
 
     def view(self) -> ClusterView:
-        requests = tuple(
-            RequestView(g.id, g.progress, 0, 0.5) for g in self.generations if g.finish is None
-        )
+        requests = self.requests()
         return ClusterView(
             model=self.model, health=self.healthy, epoch=1, world=1, backend="none", link="none",
             nodes=(), ranks=(), requests=requests, counters=Counters(0, 0, 0, 0, 0, 0, 0, 0),
