@@ -52,3 +52,9 @@ export function roundTrip(microseconds: number): string {
 export function gigabits(value: number): string {
   return value >= 1 ? `${value.toFixed(value < 10 ? 1 : 0)} Gb/s` : `${Math.round(value * 1000)} Mb/s`;
 }
+
+/** How far a download or loading has come, where its words say so: 0 to 1. */
+export function shareOf(progress: string): number | null {
+  const found = /(\d+(?:\.\d+)?)\s*%/.exec(progress);
+  return found ? Math.min(1, Number(found[1]) / 100) : null;
+}

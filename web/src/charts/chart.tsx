@@ -42,7 +42,6 @@ export function Chart(props: ChartProps) {
     });
     setPointed(best < 0 || times[best]! < from ? null : best);
   };
-  const leaders = lines.filter((line) => line.weight !== "rest");
   return (
     <figure class="chart">
       <figcaption>
@@ -96,7 +95,7 @@ export function Chart(props: ChartProps) {
         </svg>
       </div>
       <ul class="said">
-        {leaders.map((line) => {
+        {lines.map((line) => {
           const about = told(line.values.slice(first));
           const at = pointed === null ? about.now : (line.values[pointed] ?? null);
           const show = (value: number | null) => (value === null ? NONE : format(value));

@@ -7,7 +7,7 @@ import { Empty } from "../parts/bits";
 import { usePoll } from "../poll";
 import type { History } from "../wire";
 import { Chart } from "./chart";
-import { type Line, merged, straggler } from "./series";
+import { type Line, medianOf, merged, straggler } from "./series";
 
 const SPANS = [
   [300, "5 min"],
@@ -15,8 +15,8 @@ const SPANS = [
   [3600, "1 hour"],
 ] as const;
 
-/** Ranks that are told of by name; beyond that, the slowest only. */
-const NAMED = 4;
+/** Ranks that have a line each; of more, the slowest and the median are drawn. */
+const NAMED = 8;
 
 export function ChartsPage() {
   const [chosen, setChosen] = useState<number | null>(null);
@@ -115,11 +115,14 @@ function pairLines(pairs: ([number, number] | null)[]): Line[] {
 }
 
 /** The slowest last, so that it is drawn above the others. */
-function rankLines(history: History, slowest: number): Line[] {
-  const world = Math.max(1, ...history.step_seconds.map((each) => each.length));
-  const lines = Array.from({ length: world }, (_, rank): Line => {
-    const weight = rank === slowest ? "first" : world <= NAMED ? "second" : "rest";
-    return { name: `rank ${rank}`, values: history.step_seconds.map((s) => s[rank] ?? null), weight };
-  });
-  return [...lines.filter((each) => each.weight !== "first"), lines[slowest]!].filter(Boolean);
+function rankLines({ step_seconds: steps }: History, slowest: number): Line[] {
+  const world = Math.max(1, ...steps.map((each) => each.length));
+  const slow = line(`rank ${slowest}`, of(steps, slowest));
+  if (world > NAMED) return [{ ...line("median rank", steps.map(medianOf)), weight: "second" }, slow];
+  const others = Array.from({ length: world }, (_, rank) => rank).filter((rank) => rank !== slowest);
+  return [...others.map((r): Line => ({ ...line(`rank ${r}`, of(steps, r)), weight: "second" })), slow];
+}
+
+function of(steps: History["step_seconds"], rank: number): (number | null)[] {
+  return steps.map((each) => each[rank] ?? null);
 }

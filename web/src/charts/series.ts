@@ -24,13 +24,8 @@ export function merged(before: History | null, next: History): History {
 export interface Line {
   name: string;
   values: (number | null)[];
-  /** How it is drawn: the first matters most, "rest" is one of many. */
-  weight: "first" | "second" | "rest";
-}
-
-export interface Spot {
-  x: number;
-  y: number;
+  /** How it is drawn: the first matters most. */
+  weight: "first" | "second";
 }
 
 /** Points of a line within a box, one for each two pixels at most (the largest of those it
@@ -87,11 +82,10 @@ export interface Told {
 
 export function told(values: readonly (number | null)[]): Told {
   const known = values.filter((value): value is number => value !== null);
-  const sorted = [...known].sort((a, b) => a - b);
   return {
     now: known.at(-1) ?? null,
-    median: sorted[Math.floor(sorted.length / 2)] ?? null,
-    most: sorted.at(-1) ?? null,
+    median: medianOf(known),
+    most: known.length ? Math.max(...known) : null,
   };
 }
 
@@ -107,7 +101,12 @@ export function straggler(steps: readonly (readonly (number | null)[])[]): {
   });
   if (world < 2 || !means.some(Boolean)) return null;
   const rank = means.indexOf(Math.max(...means));
-  const others = means.filter((_, other) => other !== rank).sort((a, b) => a - b);
-  const median = others[Math.floor((others.length - 1) / 2)] ?? 0;
+  const median = medianOf(means.filter((_, other) => other !== rank)) ?? 0;
   return median > 0 ? { rank, factor: means[rank]! / median } : null;
+}
+
+/** The lower one of two that are in the middle. */
+export function medianOf(values: readonly (number | null)[]): number | null {
+  const known = values.filter((value): value is number => value !== null).sort((a, b) => a - b);
+  return known[Math.floor((known.length - 1) / 2)] ?? null;
 }

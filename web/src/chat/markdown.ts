@@ -290,6 +290,8 @@ function emphasisAt(text: string, at: number, depth: number, missing: Set<string
 function closing(text: string, from: number, mark: string): number {
   let at = from + 1;
   while ((at = text.indexOf(mark, at)) >= 0) {
+    // Of three stars the last two are it, the first ends what is within.
+    if (mark.length === 2 && text[at + 2] === mark[0]) at += 1;
     const double = mark.length === 1 && (text[at + 1] === mark || text[at - 1] === mark);
     const inWord = mark[0] === "_" && /\w/.test(text[at + mark.length] ?? "");
     if (!double && !inWord && !/\s/.test(text[at - 1]!) && text[at - 1] !== "\\") return at;

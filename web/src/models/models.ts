@@ -44,9 +44,3 @@ export function theOne(view: Cluster): Model {
       : [],
   };
 }
-
-/** How far a download or loading has come, where its words say so: 0 to 1. */
-export function shareOf(progress: string): number | null {
-  const found = /(\d+(?:\.\d+)?)\s*%/.exec(progress);
-  return found ? Math.min(1, Number(found[1]) / 100) : null;
-}

@@ -2,12 +2,12 @@
 
 import { useState } from "preact/hooks";
 import { postJson, said } from "../api";
-import { bytes, count, duration } from "../format";
+import { bytes, count, duration, shareOf } from "../format";
 import { Badge, Empty, Meter, type Tone } from "../parts/bits";
 import { Icon } from "../parts/icon";
 import { usePoll } from "../poll";
 import type { Cluster, Model, ModelState, Models } from "../wire";
-import { askModels, shareOf, theOne } from "./models";
+import { askModels, theOne } from "./models";
 import { PlacementDialog } from "./placement";
 
 const TONES: Record<ModelState, Tone> = { loaded: "ok", loading: "warn", unloaded: "calm", failed: "bad" };
