@@ -28,7 +28,7 @@ export function RequestsPage() {
   const [failed, setFailed] = useState("");
   const [place, width] = useWidth<HTMLDivElement>(900);
   const narrow = width < 620;
-  const row = narrow ? 84 : 48;
+  const row = narrow ? 108 : 48;
   const [list, range] = useRange<HTMLDivElement>(row, total);
   const limit = Math.min(MOST, Math.max(20, range.end - range.first));
   const about = `${phase} ${range.first} ${limit}`;
