@@ -1,5 +1,6 @@
 // The page against a real cluster of two ranks: node cluster.mjs URL CHROMIUM
 import assert from "node:assert/strict";
+import { connect, createServer } from "node:net";
 
 import { check, everyPageIsInOrder, finish, json, until, withBrowser } from "./browser.mjs";
 
@@ -34,11 +35,36 @@ function kept(page) {
   });
 }
 
-async function ask(page) {
-  await page.goto(`${url}/#/chat`);
+async function ask(page, at = url) {
+  await page.goto(`${at}/#/chat`);
   await page.getByRole("button", { name: "New conversation" }).first().click();
   await page.getByLabel("Message").fill(QUESTION);
   await page.getByRole("button", { name: "Send" }).click();
+}
+
+/** A way to the server that can be cut, with all that is under way on it. */
+async function cableTo(to) {
+  const sockets = new Set();
+  let plugged = true;
+  const server = createServer((near) => {
+    const far = connect(Number(to.port), to.hostname);
+    for (const [one, other] of [[near, far], [far, near]]) {
+      sockets.add(one);
+      one.on("error", () => {}).on("close", () => (sockets.delete(one), other.destroy()));
+    }
+    if (plugged) near.pipe(far).pipe(near);
+    else near.destroy();
+  });
+  await new Promise((done) => server.listen(0, "127.0.0.1", done));
+  return {
+    url: `http://127.0.0.1:${server.address().port}`,
+    pull: () => {
+      plugged = false;
+      for (const socket of sockets) socket.destroy();
+    },
+    plug: () => (plugged = true),
+    close: () => server.close(),
+  };
 }
 
 async function shown(page, length) {
@@ -133,16 +159,19 @@ await withBrowser(executable, async (browser) => {
   await check("a lost connection goes on by itself", async () => {
     const { page, close } = await browser.open();
     await greedy(page);
-    await ask(page);
+    const cable = await cableTo(new URL(url));
+    await ask(page, cable.url);
     await shown(page, 60);
     let resumed = 0;
     page.on("response", (answer) => (resumed += answer.url().includes("/v1/stream/") ? 1 : 0));
-    await page.context().setOffline(true);
+    cable.pull();
     await page.getByText("No answer from the server").waitFor();
-    await page.context().setOffline(false);
+    cable.plug();
     assert.equal(await complete(page), whole);
     assert.ok(resumed > 0, "the connection was not lost");
     await close();
+    cable.pull();
+    cable.close();
   });
 
   await check("stop frees the engine", async () => {
