@@ -16,6 +16,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.caller import ANYONE, NOBODY, Caller, set_caller
@@ -23,6 +24,7 @@ from api.errors import error_answer, shape_at
 from api.keys import Key, KeyRing
 from api.request_id import request_id
 from cluster.core.errors import AccessDenied, BadConfiguration, HostRefused, RequestError
+from cluster.wire.security import is_loopback
 
 OPEN_PATHS = frozenset({"/health", "/"})
 """What needs no key: balancers ask there, and browsers, which have none before the page is there
@@ -105,6 +107,13 @@ def _find(keys: KeyRing, headers: Headers) -> Key:
         if found := keys.find(key):
             return found
     raise AccessDenied("this API key is not known here: it may be mistyped, or revoked")
+
+
+def require_own_machine(request: Request, otherwise: str) -> None:
+    """Raise AccessDenied, which says `otherwise`, unless the caller is on the machine that serves:
+    keys are for those who ask models something."""
+    if request.client is None or not is_loopback(request.client.host):
+        raise AccessDenied(otherwise)
 
 
 def host_name(host: str) -> str:

@@ -15,6 +15,7 @@ from api.sse import Sink
 from cluster.core.answer import Call, CallArguments, CallBegun, Part, Text, Thought
 from cluster.core.errors import Interrupted, TandemError
 from cluster.core.request import Finish, Piece, TokenLogprob
+from cluster.core.timeline import Track
 
 log = structlog.stdlib.get_logger("tandem.api")
 
@@ -32,11 +33,20 @@ class Answer:
         self._generation = generation
         self._prepared = prepared
         self._parser = prepared.parser() if prepared.parser else None
+        self._timeline = prepared.timeline
         self._text: list[str] = []
         self._calls: list[tuple[CallBegun, list[str]]] = []
 
     def take(self, piece: Piece) -> list[Part]:
         """The parts that a piece of text completes."""
+        if self._timeline is None:
+            return self._take(piece)
+        begun = self._timeline.now
+        parts = self._take(piece)
+        self._timeline.add(Track.PARSER, "parse", begun, tokens=piece.tokens)
+        return parts
+
+    def _take(self, piece: Piece) -> list[Part]:
         return self._seen(self._parser.feed(piece.text) if self._parser else _plain(piece.text))
 
     def end(self) -> list[Part]:

@@ -26,6 +26,7 @@ from api.routes.anthropic import count_tokens
 from api.routes.cancel import cancel
 from api.routes.docs import docs, openapi
 from api.routes.drain import drain
+from api.routes.facts import facts
 from api.routes.generate import Generate
 from api.routes.health import cluster, health
 from api.routes.history import history
@@ -37,9 +38,11 @@ from api.routes.page import asset, home
 from api.routes.requests import requests
 from api.routes.streams import LookupStreams, OneStream
 from api.routes.tokens import detokenize, tokenize
+from api.routes.trace import trace_file
 from api.service import Service
 from api.serving import Coordinator
 from api.streams import StreamLimits
+from api.traces import Exporter
 from cluster.core.clock import Clock
 from cluster.core.errors import TandemError
 
@@ -56,10 +59,13 @@ def create_app(
     most_requests: int = MOST_REQUESTS,
     streams: StreamLimits | None = None,
     clock: Clock | None = None,
+    trace: int = 0,
+    exporter: Exporter | None = None,
 ) -> Starlette:
     """The API over a coordinator, which outlives it. `api.server` runs it, its lifespan too;
-    `clock` is for what streams are kept and leased by, and for the rates of API keys."""
-    service = Service(coordinator, sign_of_life, streams, clock)
+    `clock` is for what streams are kept and leased by, and for the rates of API keys; `trace` and
+    `exporter` say which requests are traced (api/traces.py)."""
+    service = Service(coordinator, sign_of_life, streams, clock, trace=trace, exporter=exporter)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -106,6 +112,8 @@ def _own(service: Service) -> list[BaseRoute]:
         Route("/cluster/drain", drain(coordinator), methods=["POST"]),
         Route("/requests", requests(service), methods=["GET"]),
         Route("/history", history(coordinator), methods=["GET"]),
+        Route("/cluster/facts", facts(coordinator), methods=["GET"]),
+        Route("/requests/{id}/trace", trace_file(service), methods=["GET"]),
         Route("/metrics", metrics(coordinator), methods=["GET"]),
         Route("/openapi.json", openapi, methods=["GET"]),
         Route("/docs", docs, methods=["GET"]),

@@ -186,6 +186,11 @@ OPERATIONS: tuple[Operation, ...] = (
         example=_SAID,
     ),
     Operation("GET", "/metrics", "Server", "Counts and times, for Prometheus", also=(TEXT,)),
+    Operation(
+        "GET", "/requests/{id}/trace", "Server",
+        "What happened to a request and when, for Perfetto; `last` for the latest",
+        answers.TraceFile, errors=_FOUND,
+    ),
     Operation("GET", "/health", "Server", "Whether it makes progress", answers.HealthAnswer),
     Operation(
         "GET", "/cluster", "Server", "Everything at this moment", answers.Cluster,
@@ -210,6 +215,10 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "GET", "/assets/{name}", "Server", "A file of the dashboard",
         also=("text/javascript", "text/css", "image/svg+xml"), errors=_FOUND,
+    ),
+    Operation(
+        "GET", "/cluster/facts", "Server", "What every machine finds at itself; takes seconds",
+        answers.Survey,
     ),
     Operation("GET", "/openapi.json", "Server", "This document", dict[str, Any]),
     Operation("GET", "/docs", "Server", "This document, for people", also=(HTML,)),

@@ -9,13 +9,14 @@ from typing import Self
 
 import anyio
 
-from api.background import background
+from api.background import apart, background
 from api.convert.recall import Recall
 from api.live import Live
 from api.quota import Quota
 from api.responses_store import ResponsesStore
 from api.serving import Coordinator
 from api.streams import StreamLimits, Streams
+from api.traces import Exporter, Traces
 from cluster.core.clock import Clock, SystemClock
 
 TOKENIZING_THREADS = 2
@@ -36,7 +37,11 @@ class Service:
         sign_of_life: float,
         streams: StreamLimits | None = None,
         clock: Clock | None = None,
+        *,
+        trace: int = 0,
+        exporter: Exporter | None = None,
     ) -> None:
+        """`trace` and `exporter` are of Traces."""
         clock = clock or SystemClock()
         self.coordinator = coordinator
         self.sign_of_life = sign_of_life
@@ -47,10 +52,12 @@ class Service:
         self.responses = ResponsesStore()
         self.tokenizing = anyio.CapacityLimiter(TOKENIZING_THREADS)
         self.streams = Streams(streams or StreamLimits(), clock)
+        self.traces = Traces(clock, trace, exporter)
         self._entered = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         self.tasks = await self._entered.enter_async_context(background())
+        self.tasks.create_task(apart(self.traces.run(), "traces"), name="traces")
         self.streams.open(self.tasks)
         self._entered.push_async_callback(self.streams.aclose)
         return self

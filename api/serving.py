@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from cluster.core.config import Limits
+from cluster.core.facts import Survey
 from cluster.core.ids import RequestId
 from cluster.core.request import Finish, Order, Piece, Progress, StepTiming, Timing, Usage
 from cluster.core.view import (
@@ -110,6 +111,10 @@ class Coordinator(Protocol):
     def drain(self, name: str, *, draining: bool) -> MemberView:
         """A machine, by its id or host name, is to be free, or may be used again. Raises
         NotFound, or NotReady when nothing could be served without it."""
+        ...
+
+    async def facts(self) -> Survey:
+        """Of every machine, which are asked now; takes seconds. Raises NotReady."""
         ...
 
     def metrics(self) -> bytes:

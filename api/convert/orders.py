@@ -12,6 +12,7 @@ from api.convert.recall import Recall
 from cluster.core.errors import InvalidRequest, Unsupported
 from cluster.core.request import Order
 from cluster.core.sampling import Sampling
+from cluster.core.timeline import Timeline
 from cluster.text.answer import AnswerParser
 from cluster.text.tokenizer import Tokenizer
 
@@ -27,6 +28,13 @@ class Prepared:
     form: AnswerFormat
     parser: Callable[[], AnswerParser] | None
     """Makes what tells reasoning and calls from text; None where all is text."""
+    timeline: Timeline | None = None
+    """What happens to it is noted there, by its orders too; None for one that is not traced."""
+
+    def traced(self, timeline: Timeline) -> Prepared:
+        """The same, traced."""
+        orders = tuple(replace(order, timeline=timeline) for order in self.orders)
+        return replace(self, orders=orders, timeline=timeline)
 
 
 def prepare(

@@ -8,13 +8,12 @@ from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from api.access import require_own_machine
 from api.body import parse_object, read_body
 from api.convert.fields import checked
 from api.routes.models import Endpoint
 from api.routes.posted import LEFT
 from api.serving import Coordinator
-from cluster.core.errors import AccessDenied
-from cluster.wire.security import is_loopback
 
 MOST_BYTES = 4096
 
@@ -33,11 +32,12 @@ class DrainRequest(BaseModel):
 
 
 def drain(coordinator: Coordinator) -> Endpoint:
-    """Only on the machine that serves: keys are for those who ask models something."""
+    """Only on the machine that serves."""
 
     async def endpoint(request: Request) -> Response:
-        if request.client is None or not is_loopback(request.client.host):
-            raise AccessDenied("machines are drained on the one that serves: tandem node drain")
+        require_own_machine(
+            request, "machines are drained on the one that serves: tandem node drain"
+        )
         body = await read_body(request.scope, request.receive, MOST_BYTES)
         if body is None:
             return Response(status_code=LEFT)

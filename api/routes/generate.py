@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from api.answering import Remember, collect, relay
+from api.ask import Chat
 from api.body import parse_object, read_body
 from api.caller import Caller, caller_of
 from api.choices import Choices
@@ -36,7 +37,11 @@ from api.serving import Generation
 from api.sse import Connection, Sink, signs_of_life
 from api.streams import Production, Stream
 from api.terms import Terms, terms_of
+from api.traced_sink import TracedSink
+from api.traces import timeline_of
 from cluster.core.errors import RequestError, TandemError, TooManyRequests
+from cluster.core.timeline import Track, timed
+from cluster.core.view import ServedModel
 
 JSON = "application/json"
 
@@ -52,9 +57,14 @@ class Generate:
         self._dialect = dialect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._service.traces.following(scope):
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         ours = request_id(scope)
         try:
-            body = await read_body(scope, receive, self._coordinator.limits.body_bytes)
+            with timed(timeline_of(scope), Track.HTTP, "read the body"):
+                body = await read_body(scope, receive, self._coordinator.limits.body_bytes)
             if body is None:
                 return
             async with until_hangup(receive):
@@ -69,10 +79,12 @@ class Generate:
         """Raises TandemError only as long as nothing has been sent."""
         streams, terms, caller = self._service.streams, terms_of(scope), caller_of(scope)
         compared = terms.lasting or len(streams) > 0
+        timeline = timeline_of(scope)
 
         def read() -> tuple[Prepared, Terms]:
             whole = terms.asking(scope["path"], body) if compared else terms
-            return self._read(body, caller), whole
+            prepared = self._read(body, caller)
+            return prepared if timeline is None else prepared.traced(timeline), whole
 
         async with AsyncExitStack() as stack:
             try:
@@ -84,7 +96,10 @@ class Generate:
             # In a thread, so that a long prompt doesn't stall other streams. Not abandoned when
             # the client leaves: the limiter counts it until it is done.
             with anyio.CancelScope(shield=terms.lasting):
-                prepared, terms = await to_thread.run_sync(read, limiter=self._service.tokenizing)
+                with timed(timeline, Track.HTTP, "prepare"):
+                    prepared, terms = await to_thread.run_sync(
+                        read, limiter=self._service.tokenizing
+                    )
             if terms.lasting and self._may_last(prepared):
                 # What goes on without its client stays on its key's account.
                 held = stack.pop_all()
@@ -109,7 +124,8 @@ class Generate:
             await self._stream(reply, prepared, writer, Connection(send), caller)
         else:
             whole = await self._whole(reply, prepared, caller)
-            await send_whole(whole, self._headers(prepared), send)
+            with timed(prepared.timeline, Track.SSE, "write"):
+                await send_whole(whole, self._headers(prepared), send)
 
     def _headers(self, prepared: Prepared) -> dict[str, str]:
         """What is told beside the answer."""
@@ -156,6 +172,8 @@ class Generate:
         """Submit all or none. Whatever ends the stack's block cancels those that still run."""
         generations: list[Generation] = []
         begun = time.monotonic()
+        stack.enter_context(self._service.traces.held(prepared.timeline))
+        stack.callback(_note_end, prepared, self._coordinator.model, generations)
         for order in prepared.orders:
             try:
                 generation = self._coordinator.submit(order, prefix=self._dialect.prefix)
@@ -165,6 +183,8 @@ class Generate:
             stack.enter_context(
                 self._service.live.entered(generation.id, caller, self._dialect.name)
             )
+            if prepared.timeline is not None:
+                prepared.timeline.requests.append(generation.id)
             generations.append(await stack.enter_async_context(generation))
         choices = Choices(generations)
         return Reply(
@@ -225,6 +245,8 @@ class Generate:
             advancing = self._coordinator.health().advancing
             return writer.life(reply.choices.progress) if advancing else None
 
+        if prepared.timeline is not None:
+            sink = TracedSink(sink, prepared.timeline)
         await sink.start(self._dialect.content_type, self._headers(prepared))
         async with signs_of_life(sink, self._service.sign_of_life, say):
             last = await relay(reply, prepared, writer, sink, self._remember(caller))
@@ -237,6 +259,8 @@ class Generate:
         self, error: TandemError, ours: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
         log.info("refused", request_id=ours, error=type(error).__name__)
+        if (timeline := timeline_of(scope)) is not None:
+            timeline.details["error"] = type(error).__name__
         status, body, headers = self._refusal(error, ours)
         await JSONResponse(body, status_code=status, headers=headers)(scope, receive, send)
 
@@ -268,6 +292,22 @@ def _named(error: RequestError, param: str) -> RequestError:
     if error.param == "messages":
         error.param = param
     return error
+
+
+def _note_end(prepared: Prepared, model: ServedModel, generations: Sequence[Generation]) -> None:
+    """What its trace tells of a request as a whole."""
+    if prepared.timeline is None or not generations:
+        return
+    usage, ask = Choices(generations).usage, prepared.ask
+    prepared.timeline.details |= {
+        "model": model.id,
+        "chat": isinstance(ask.prompt, Chat),
+        "stream": ask.stream,
+        "finish": tuple(one.finish.value if one.finish else "" for one in generations),
+        "prompt_tokens": usage.prompt_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "completion_tokens": usage.completion_tokens,
+    }
 
 
 def _log_end(generation: Generation, request: str, begun: float) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cluster.core import facts
 from cluster.core.request import Phase
 from cluster.core.view import ClusterView, MemberView
 
@@ -443,6 +444,14 @@ class History(_Answer):
     """By rank: mean time of a decode step by its own clock, waits for other ranks included."""
 
 
+class TraceFile(_Answer):
+    """What Perfetto opens: Chrome's trace events."""
+
+    displayTimeUnit: Literal["ms"]  # noqa: N815 - the format's names
+    otherData: dict[str, Any]  # noqa: N815
+    traceEvents: list[dict[str, Any]]  # noqa: N815
+
+
 class HealthAnswer(_Answer):
     """Whether the cluster makes progress."""
 
@@ -452,4 +461,5 @@ class HealthAnswer(_Answer):
 
 Cluster = ClusterView
 Member = MemberView
+Survey = facts.Survey
 """GET /cluster answers it field by field."""

@@ -1,12 +1,11 @@
-"""`tandem doctor`: what is wrong with this machine, and the command that mends it."""
+"""`tandem doctor`: what is wrong with machines, and the commands that mend it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -14,26 +13,39 @@ from typing import Annotated
 
 import httpx
 import typer
-from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
+from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
 
+from cluster.cli.findings import plain, show
 from cluster.cli.options import KV_PRIVACY
-from cluster.cli.server import DEFAULT_URL, ApiKey, Authority, Url, connect, get
+from cluster.cli.server import (
+    DEFAULT_URL,
+    ApiKey,
+    Authority,
+    Url,
+    complaint,
+    connect,
+    get,
+    readable_errors,
+)
 from cluster.cli.status import parse_view
 from cluster.core.errors import SetupError, VersionMismatch
-from cluster.core.facts import Finding, Level
-from cluster.core.versions import versions
-from cluster.node.findings import of_machine, of_nodes, of_pairs
+from cluster.core.facts import Facts, Finding, Level, Survey, Surveyed
+from cluster.core.view import ClusterView
+from cluster.node.cluster_findings import of_clocks, of_nodes, of_others, of_pairs, with_announced
+from cluster.node.findings import of_machine
 from cluster.node.survey import survey
+from cluster.wire.node_client import SURVEY_SECONDS
+from cluster.wire.security import is_loopback, split_address
 
+SURVEY = TypeAdapter(Survey)
+NOTHING = Survey("", ())
 ANSWER_SECONDS = 4.0
 """For the server; machines are slow to say that nobody is there only beyond loopback."""
+FACTS_SECONDS = SURVEY_SECONDS + 3.0
+"""For all its machines, which it asks at once."""
 CLOCK_SECONDS = 5.0
 """The server's date has no parts of a second, and it took a moment to come."""
-
-STYLES = {Level.OK: "green", Level.NOTE: "dim", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}
 
 
 def doctor(
@@ -51,55 +63,121 @@ def doctor(
         bool, typer.Option("--json", help="Print facts and findings as one JSON object.")
     ] = False,
 ) -> None:
-    """Find what keeps this machine from being a fast part of a cluster.
+    """Find what keeps machines from being a fast cluster.
 
-    Looks at Thunderbolt and RDMA, firewall, mDNS, clock, memory, disk, matrix library and, where
-    a server runs, at its nodes. Changes nothing, and is done within 10 seconds. Run it on every
-    machine. Exit code 0: no problem. 1: one or more.
+    Each finding comes with the command that mends it; nothing is changed. Looks at this machine:
+    Thunderbolt and RDMA, firewall, mDNS, clock, memory, disk, matrix library. On the machine that
+    serves, every machine of the cluster is asked for the same, and shown beside it are latency and
+    throughput of each pair, and whether mDNS passes both ways. Takes up to 10 seconds, up to 20
+    where machines do not answer.
+
+    Exit code 0: no problem, though there may be warnings. 1: one or more on any machine, or it
+    could not look.
 
     **Examples**
 
         tandem doctor
-        tandem doctor --url 192.168.1.10:8642 --kv-dir /var/lib/tandem/kv
-        tandem doctor --json | jq -r '.findings[] | select(.mend != "") | .mend'
+        tandem doctor --kv-dir /var/lib/tandem/kv
+        tandem doctor --json | jq -r '.findings[].mend'
     """
     from huggingface_hub.constants import HF_HUB_CACHE
 
     prefixes = kv_dir.expanduser() if kv_dir else None
     with ThreadPoolExecutor(max_workers=1) as pool:
         looking = pool.submit(survey, Path(HF_HUB_CACHE), prefixes)
-        of_server = ask_server(url, key, ca)
+        seen = ask_server(url, key, ca)
         facts = looking.result()
-    findings = [*of_machine(facts), *of_server]
+    findings = [plain(each) for each in [*of_machine(facts), *of_cluster(seen, facts)]]
     if as_json:
-        typer.echo(json.dumps({"facts": asdict(facts), "findings": [asdict(f) for f in findings]}))
+        machines = [asdict(each) for each in seen.survey.machines]
+        answer = {
+            "facts": asdict(facts),
+            "machines": machines,
+            "findings": [asdict(f) for f in findings],
+        }
+        typer.echo(json.dumps(answer))
     else:
-        Console(highlight=False).print(drawn(findings))
+        show(Console(highlight=False), findings)
     if any(finding.level is Level.PROBLEM for finding in findings):
         raise typer.Exit(1)
 
 
-def ask_server(url: str, key: str | None, authority: Path | None) -> list[Finding]:
-    """Findings about the cluster of the server at `url`, if one answers.
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a server has told, as far as one answers."""
+
+    view: ClusterView | None = None
+    survey: Survey = NOTHING
+    trouble: tuple[Finding, ...] = ()
+    """What it did not tell, and why; and of its clock."""
+
+
+def ask_server(url: str, key: str | None, authority: Path | None) -> Seen:
+    """What the server at `url` tells of its cluster and of every machine.
 
     Raises BadConfiguration for an address, key or certificate that makes no sense.
     """
     with connect(url, key, authority) as client:
         client.timeout = httpx.Timeout(ANSWER_SECONDS)
-        dates: list[str] = []
-        client.event_hooks["response"] = [lambda r: dates.append(r.headers.get("date", ""))]
+        trouble: list[Finding] = []
+
+        def look_at_clock(response: httpx.Response) -> None:
+            trouble.extend(clock_beside(response.headers.get("date", ""), datetime.now(UTC)))
+
+        client.event_hooks["response"] = [look_at_clock]
         try:
             view = parse_view(get(client, "/cluster"))
+            client.event_hooks["response"] = []
         except VersionMismatch as error:
-            return [Finding("Cluster", Level.PROBLEM, str(error), "git pull && scripts/setup")]
+            mend = "git pull && scripts/setup"
+            return Seen(trouble=(Finding("Cluster", Level.PROBLEM, str(error), mend),))
         except SetupError as error:
-            return [Finding("Cluster", Level.NOTE, str(error))]
-    found = of_nodes(view.nodes, versions()) + of_pairs(view.links)
-    if not view.health.ok:
-        found.append(Finding("Cluster", Level.PROBLEM, view.health.reason, "tandem status"))
-    for date in dates:
-        found += clock_beside(date, datetime.now(UTC))
-    return found
+            return Seen(trouble=(Finding("Cluster", Level.NOTE, str(error)),))
+        client.timeout = httpx.Timeout(FACTS_SECONDS)
+        told = ask_machines(client)
+    if isinstance(told, str):
+        text = f"no findings of other machines: {told}"
+        return Seen(view, trouble=(*trouble, Finding("Cluster", Level.NOTE, text)))
+    return Seen(view, told, tuple(trouble))
+
+
+def ask_machines(client: httpx.Client) -> Survey | str:
+    """What every machine has told the server, or why that is not to be had."""
+    try:
+        with readable_errors(client):
+            response = client.get("/cluster/facts")
+    except SetupError as error:
+        return str(error)
+    if response.status_code == 401:  # the key is good: it has just opened something else
+        return "run this on the machine that serves, with --url at its default or on 127.0.0.1"
+    if response.is_error:
+        return complaint(response)
+    try:
+        return SURVEY.validate_json(response.content)
+    except ValidationError:
+        return "the server tells them in other terms than this command"
+
+
+def of_cluster(seen: Seen, own: Facts) -> list[Finding]:
+    """Findings about the server's machines, but for what `own` has of this one already."""
+    if seen.view is None:
+        return list(seen.trouble)
+    machines = seen.survey.machines
+    found = of_nodes(machines or seen.view.nodes, own.versions)
+    if not seen.view.health.ok:
+        health = Finding("Cluster", Level.PROBLEM, seen.view.health.reason, "tandem status")
+        found.append(health)
+    others = [each for each in machines if each.facts is None or not is_here(each, own)]
+    pairs = with_announced(seen.view.links, machines)
+    found += [*seen.trouble, *of_clocks(machines), *of_pairs(pairs, seen.survey)]
+    return found + of_others(others)
+
+
+def is_here(machine: Surveyed, own: Facts) -> bool:
+    """The agent runs on this machine."""
+    host, _ = split_address(machine.agent_address)
+    ours = is_loopback(host) or any(address.ip == host for address in own.addresses)
+    return ours and machine.hostname == own.hostname
 
 
 def clock_beside(date: str, now: datetime) -> list[Finding]:
@@ -112,39 +190,3 @@ def clock_beside(date: str, now: datetime) -> list[Finding]:
             text = f"this machine's clock is {abs(ahead):.0f} s {side} the server's"
             return [Finding("Cluster", Level.WARNING, text, "tandem doctor  # on both: clock")]
     return []
-
-
-def drawn(findings: Iterable[Finding]) -> RenderableType:
-    """Findings by topic, each with what mends it below, and what to do next."""
-    parts: list[RenderableType] = []
-    by_topic: dict[str, list[Finding]] = {}
-    for finding in findings:
-        by_topic.setdefault(finding.topic, []).append(finding)
-    for topic, found in by_topic.items():
-        table = Table.grid(padding=(0, 2))
-        table.add_column(width=max(map(len, Level)), no_wrap=True)
-        table.add_column(overflow="fold")
-        for finding in found:
-            table.add_row(Text(finding.level, style=STYLES[finding.level]), finding.text)
-            if finding.mend:
-                table.add_row("", Text(f"$ {finding.mend}", style="cyan"))
-        parts += [Text(topic, style="bold"), Padding(table, (0, 0, 1, 2))]
-    return Group(*parts, Text(advice([f for each in by_topic.values() for f in each])))
-
-
-def advice(findings: Iterable[Finding]) -> str:
-    """What to do next, in one line."""
-    levels = [finding.level for finding in findings]
-    problems, warnings = levels.count(Level.PROBLEM), levels.count(Level.WARNING)
-    counted = (
-        f"{problems} problem{'s' * (problems != 1)}, {warnings} warning{'s' * (warnings != 1)}"
-    )
-    if problems:
-        return f"{counted}. Next: the commands below each problem, then `tandem doctor` again"
-    if warnings:
-        return f"{counted}. It works as it is; the commands below the warnings make it better"
-    return "Nothing to mend. Next: `tandem serve` here, or `tandem worker --join HOST:PORT`"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -25,7 +25,9 @@ VERBS = {
     "status": "Show nodes, ranks, memory, live requests and speed of a running server.",
     "plan": "Show on which machines a model fits, and how fast it is predicted to be.",
     "chat": "Talk to the served model in this terminal.",
-    "doctor": "Find what keeps this machine from being a fast part of a cluster.",
+    "trace": "Fetch what happened to a request and when, for Perfetto.",
+    "doctor": "Find what keeps machines from being a fast cluster.",
+    "bench": "Measure an OpenAI-compatible server under load: TTFT, ITL, throughput, goodput.",
     "key": "Make, list and revoke the API keys that clients of a server need.",
 }
 """Each verb's summary, for `tandem --help`; the module and its function carry its name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -44,7 +45,7 @@ def serve(
         int,
         typer.Option(
             help="Engines on this machine. On a Mac 1 is best; on Linux one per core group "
-            "or GPU; 0 computes on the other machines only.",
+            "or GPU; 0 computes on the other machines only, which get the model from this one.",
             min=0,
             max=64,
         ),
@@ -218,6 +219,18 @@ def serve(
             rich_help_panel="Access",
         ),
     ] = CacheScope.KEY,
+    trace: Annotated[
+        int,
+        typer.Option(
+            help="Trace every request, and keep the traces of the last N for `tandem trace`. "
+            "Without it: only requests whose client asks for it (traceparent) or that "
+            "OpenTelemetry samples (OTEL_EXPORTER_OTLP_ENDPOINT).",
+            metavar="N",
+            min=0,
+            max=1024,
+            rich_help_panel="Log",
+        ),
+    ] = 0,
     log_level: Annotated[
         LogLevel,
         typer.Option(help="info has a line for every request.", rich_help_panel="Log"),
@@ -253,6 +266,7 @@ def serve(
 
     from rich.console import Console
 
+    from api.otlp import otlp_exporter
     from api.streams import StreamLimits
     from api.tls import load_tls
     from cluster.cli import serving
@@ -292,6 +306,8 @@ def serve(
         ),
         tls=load_tls(tls_cert, tls_key),
         log_prompts=log_prompts,
+        trace=trace,
+        exporter=otlp_exporter(os.environ),
         streams=StreamLimits(
             buffer_bytes=int(stream_buffer_mb * 2**20),
             keep_seconds=stream_keep,

@@ -20,6 +20,7 @@ from api.access import OPEN_POLICY, AccessPolicy
 from api.app import create_app
 from api.server import server_config
 from api.streams import StreamLimits
+from api.traces import Exporter
 from cluster.cli.drafting import DraftFolder, draft_folder
 from cluster.cli.loading import LoadingBar
 from cluster.coordinator.coordinator import Coordinator
@@ -46,7 +47,7 @@ from cluster.placement.shard import check_plan
 from cluster.placement.weights import rank_weight_bytes
 from cluster.text.tokenizer import Tokenizer
 from cluster.trust.certificate import fingerprint
-from cluster.wire.security import is_loopback, join_address
+from cluster.wire.security import is_loopback, join_address, split_address
 
 HTTP_STOP_SECONDS = 1
 """How long connections may take to end once their streams were told."""
@@ -87,6 +88,9 @@ class Options:
     tls: ssl.SSLContext | None = None
     """Of the HTTP server; None for no encryption."""
     log_prompts: bool = False
+    trace: int = 0
+    """As in Traces, as is the next."""
+    exporter: Exporter | None = None
     streams: StreamLimits = field(default_factory=StreamLimits)
 
     @property
@@ -124,6 +128,8 @@ async def serve(options: Options, console: Console) -> None:
                 access=options.access,
                 log_prompts=options.log_prompts,
                 streams=options.streams,
+                trace=options.trace,
+                exporter=options.exporter,
             )
             http = HttpServer(server_config(app, stop_seconds=HTTP_STOP_SECONDS, tls=options.tls))
             serving = tasks.create_task(http.serve(sockets=[sock]), name="http")
@@ -271,13 +277,22 @@ async def _gather(
     console: Console,
     stack: AsyncExitStack,
 ) -> None:
-    """This machine's agent, those we call, and as many as are to join."""
+    """This machine's agent, which without ranks only gives weights; those we call, and as many
+    as are to join."""
     host, port = options.control
-    if options.local_ranks:
+    if options.local_ranks or _reached(host, options.dialled):
         identity = members.trust.local if members.trust is not None else None
         agent = LocalAgent.run(options.port, host, identity, options.orphan_grace)
         address = await stack.enter_async_context(agent)
-        _say_blas(await members.call(address, options.local_ranks), console)
+        member = await members.call(address, options.local_ranks)
+        if options.local_ranks:
+            _say_blas(member, console)
+    else:
+        _say(
+            console,
+            f"machines without the model can't get it from this one, which is {host} to itself: "
+            "give its address on their network with --control",
+        )
     for address in options.dialled:
         _say_blas(await members.call(address), console)
     if options.joining or (options.dialled and members.trust is not None):  # those renew there
@@ -300,6 +315,12 @@ async def _gather(
             _say(console, f"{member.description.hostname} joined")
             _say_blas(member, console)
         here = max(here, len(members.roster))
+
+
+def _reached(host: str, dialled: Sequence[str]) -> bool:
+    """Whether the machines that are called can reach our own agent on `host`."""
+    hosts = [host, *(split_address(address)[0] for address in dialled)]
+    return len({is_loopback(each) for each in hosts}) == 1
 
 
 async def _advertise(

@@ -1,4 +1,5 @@
-"""Engines that outlived their coordinator: the next one goes on with them; nothing is loaded."""
+"""Engines that outlived their coordinator, or their epoch: the next one goes on with them, and
+nothing is loaded, or ends them."""
 
 from __future__ import annotations
 
@@ -6,14 +7,14 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from cluster.coordinator.epoch import Place, Recipe
+from cluster.coordinator.epoch import Place, Recipe, stop
 from cluster.coordinator.members import Member
 from cluster.core.errors import NodeUnreachable
 
 
-async def left_behind(members: Sequence[Member], recipe: Recipe) -> list[Place]:
-    """A whole group of engines, by rank, that no coordinator holds and that serves what `recipe`
-    says; empty when there is none."""
+async def left_behind(members: Sequence[Member], incarnation: int) -> list[Place]:
+    """The engines on `members`, of any model, that no coordinator holds and that none newer than
+    `incarnation` has asked for. A member that does not answer has none."""
 
     async def ask(member: Member) -> list[Place]:
         try:
@@ -22,11 +23,12 @@ async def left_behind(members: Sequence[Member], recipe: Recipe) -> list[Place]:
             return []
 
     found = await asyncio.gather(*map(ask, members))
-    return whole([place for places in found for place in places], recipe)
+    return [place for places in found for place in places if place.spec.incarnation <= incarnation]
 
 
 def whole(places: Iterable[Place], recipe: Recipe) -> list[Place]:
-    """The largest whole group among `places`, the newest of equals; see `left_behind`."""
+    """A whole group of engines among `places`, by rank, that serves what `recipe` says: the
+    largest, the newest of equals; empty when there is none."""
     groups: defaultdict[tuple[int, int, str], dict[int, Place]] = defaultdict(dict)
     for place in places:
         spec = place.spec
@@ -36,3 +38,12 @@ def whole(places: Iterable[Place], recipe: Recipe) -> list[Place]:
         if sorted(groups[key]) == list(range(key[0])):
             return [groups[key][rank] for rank in range(key[0])]
     return []
+
+
+async def clear(places: Iterable[Place], incarnation: int) -> None:
+    """End the engines at `places`, which take memory that others need, and all of the same epochs
+    on these machines; none that a newer coordinator has asked for meanwhile."""
+    epochs = {(place.member.id, place.spec.secret): place.member for place in places}
+    await asyncio.gather(
+        *(stop(member, secret, incarnation) for (_, secret), member in epochs.items())
+    )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
 from cluster.coordinator.members import Member
@@ -151,6 +151,7 @@ async def places(
                 draft_model=recipe.draft_model,
                 draft_digest=recipe.draft_digest,
                 sources=tuple(sources),
+                incarnation=recipe.incarnation,
             ),
         )
         for rank, member in enumerate(hosts)
@@ -180,13 +181,20 @@ async def open_epoch(
     specs = [place.spec for place in group]
     epoch = specs[0].epoch
     ready = [asyncio.get_running_loop().create_future() for _ in engines]
-    broken = True
+    broken, leaving = True, False
     try:
         async with asyncio.TaskGroup() as tasks:
             following = [
                 tasks.create_task(
                     _follow(
-                        engine, spec, future, lambda: progress(engines), failed, silent, adopt=adopt
+                        engine,
+                        spec,
+                        recipe.incarnation,
+                        future,
+                        lambda: progress(engines),
+                        failed,
+                        silent,
+                        adopt=adopt,
                     )
                 )
                 for engine, spec, future in zip(engines, specs, ready, strict=True)
@@ -200,7 +208,7 @@ async def open_epoch(
                 task.cancel()
         broken = False
     except asyncio.CancelledError:
-        broken = False  # the engines are well, and may finish what they write
+        broken, leaving = False, True  # the engines are well, and may finish what they write
         raise
     except BaseExceptionGroup as errors:
         broken = errors.subgroup(Regrouped) is None
@@ -209,7 +217,12 @@ async def open_epoch(
         raise
     finally:
         members = dict.fromkeys(place.member for place in group)
-        await asyncio.gather(*(_stop(member, epoch, now=broken) for member in members))
+        secret, incarnation = specs[0].secret, recipe.incarnation
+        refused = await asyncio.gather(
+            *(stop(member, secret, incarnation, now=broken) for member in members)
+        )
+        if not leaving and any(refused):
+            raise next(filter(None, refused))
 
 
 def _plan(world: int, rank: Rank, kind: str, backend: str) -> ShardPlan:
@@ -245,6 +258,7 @@ async def _reserve(members: Sequence[Member], hosts: Sequence[str]) -> tuple[str
 async def _follow(
     engine: EngineState,
     spec: LaunchSpec,
+    incarnation: int,
     ready: asyncio.Future[None],
     changed: Callable[[], None],
     failed: Callable[[Member], None],
@@ -257,7 +271,11 @@ async def _follow(
     loop = asyncio.get_running_loop()
     heard = loop.time()
     client = engine.member.client
-    told = client.attach(spec.epoch, spec.plan.rank) if adopt else client.launch(spec)
+
+    def attach() -> AsyncGenerator[EngineEvent, None]:
+        return client.attach(spec.secret, spec.plan.rank, incarnation)
+
+    told = attach() if adopt else client.launch(spec)
     while True:
         try:
             async with aclosing(told) as events:
@@ -279,7 +297,7 @@ async def _follow(
                 engine.exit = f"the engine of rank {engine.rank} on {host} is gone: {error}"
                 raise NodeLost(engine.exit) from error
         await asyncio.sleep(RETRY_SECONDS)
-        told = client.attach(spec.epoch, spec.plan.rank)
+        told = attach()
 
 
 def _note(engine: EngineState, event: EngineEvent, ready: asyncio.Future[None]) -> None:
@@ -324,14 +342,22 @@ async def _connected(
         yield clients
 
 
-async def _stop(member: Member, epoch: Epoch, *, now: bool) -> None:
-    """The member's engines of this epoch are gone on return; or its agent can't be asked any
-    more, and ends them itself when it notices that we are not there."""
-    with suppress(NodeUnreachable):
+async def stop(
+    member: Member, secret: str, incarnation: int, *, now: bool = False
+) -> NotAuthorized | None:
+    """The member's engines of an epoch are gone on return; or its agent can't be asked any more,
+    and ends them itself when it notices that we are not there; or they are those of a newer
+    coordinator, which is returned."""
+    try:
         if now:
-            await member.client.stop(epoch, now=True, seconds=STOP_SECONDS)
+            await member.client.stop(secret, incarnation, now=True, seconds=STOP_SECONDS)
         else:
-            await member.client.stop(epoch)
+            await member.client.stop(secret, incarnation)
+    except NodeUnreachable:
+        pass
+    except NotAuthorized as error:
+        return error
+    return None
 
 
 async def all_answer(members: Sequence[Member]) -> bool:

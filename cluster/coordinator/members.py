@@ -19,7 +19,14 @@ import structlog
 from cluster.coordinator.trust import Trust
 from cluster.core.clock import Clock
 from cluster.core.cluster import NodeDescription
-from cluster.core.errors import BadConfiguration, NodeUnreachable, NotAuthorized, TandemError
+from cluster.core.errors import (
+    BadConfiguration,
+    NodeUnreachable,
+    NotAuthorized,
+    TandemError,
+    VersionMismatch,
+)
+from cluster.core.facts import Surveyed
 from cluster.core.identity import Claim, claim
 from cluster.core.versions import require_same
 from cluster.membership.roster import Node, Presence, Roster
@@ -33,6 +40,10 @@ RETRY_SECONDS = 0.5
 ANSWER_SECONDS = 1.0
 """For an agent that is to take part in the next epoch."""
 
+MOST_REFUSED = 16
+REFUSED_SECONDS = 600.0
+"""For which it is remembered who was refused, and how many are."""
+
 log = structlog.get_logger()
 
 
@@ -43,7 +54,7 @@ class Member:
     client: NodeClient
     description: NodeDescription
     ranks: int
-    """How many engines it runs."""
+    """How many engines it runs; with none it only gives weights."""
 
     @property
     def id(self) -> str:
@@ -68,6 +79,8 @@ class Members:
         that attend to them."""
         self.cluster = socket.gethostname()
         self.trust = trust
+        self.address = ""
+        """"host:port" where workers join; empty while none can."""
         self.roster = Roster()
         self.changed = asyncio.Event()
         """Set whenever a machine comes, goes or is to be drained."""
@@ -78,6 +91,8 @@ class Members:
         """By agent address: the streams of workers that joined by themselves."""
         self._attended: set[str] = set()
         """Agent addresses of such workers, each with a task."""
+        self._refused: dict[str, tuple[float, Surveyed]] = {}
+        """By agent address: machines of other versions, and when they came; the latest last."""
 
     @asynccontextmanager
     async def listen(self, host: str, port: int) -> AsyncIterator[Self]:
@@ -94,10 +109,12 @@ class Members:
                 self.trust.authority if self.trust is not None else None,
             )
             stack.push_async_callback(server.stop)
+            self.address = server.address
             yield self
 
     async def call(self, address: str, ranks: int = 1) -> Member:
-        """The machine whose agent listens at "host:port", which from now on is attended to.
+        """The machine whose agent listens at "host:port", which from now on is attended to. With
+        no `ranks` no epoch uses it, but others get weights from it.
 
         Raises NodeUnreachable; NotAuthorized, also when another machine has the same id; or
         VersionMismatch with every difference by name."""
@@ -120,6 +137,21 @@ class Members:
             self._joined[address] -= 1
             self._joined += Counter()  # forgets those that are 0
 
+    def refused(self, node: NodeDescription, error: VersionMismatch) -> None:
+        """See RegistryHandler. It is remembered for a while."""
+        address, now = node.agent_address[:100], self._clock.now()
+        entry = Surveyed(node.node_id[:100], node.hostname[:100], address, error=str(error)[:500])
+        self._refused.pop(address, None)
+        self._refused[address] = now, entry
+        while len(self._refused) > MOST_REFUSED:
+            del self._refused[next(iter(self._refused))]
+
+    @property
+    def turned_away(self) -> tuple[Surveyed, ...]:
+        """Machines of other versions that wanted to be members lately, and are none."""
+        since = self._clock.now() - REFUSED_SECONDS
+        return tuple(entry for when, entry in self._refused.values() if when >= since)
+
     def of(self, nodes: Iterable[Node]) -> list[Member]:
         """The members behind the roster's entries."""
         return [self._members[node.id] for node in nodes]
@@ -139,8 +171,9 @@ class Members:
         self.roster.failed(member.id, self._clock.now())
 
     def named(self, name: str) -> Node | None:
-        """The machine of that id or host name, if it is here."""
-        return next((node for node in self.roster if name in (node.id, node.name)), None)
+        """The machine of that id or host name that runs engines, if it is here."""
+        nodes = self.roster.computing
+        return next((node for node in nodes if name in (node.id, node.name)), None)
 
     async def _attend(
         self, address: str, ranks: int, first: asyncio.Future[Member] | None = None
@@ -198,7 +231,13 @@ class Members:
         if self.trust is not None:
             self.trust.require(description.node_id)
             await client.pin(description.node_id)
-        require_same(description.versions, f"the node {description.hostname} ({client.address})")
+        who = f"the node {description.hostname} ({client.address})"
+        try:
+            require_same(description.versions, who)
+        except VersionMismatch as error:
+            self.refused(description, error)
+            raise
+        self._refused.pop(client.address, None)
         self._compare(description)
         for other in list(self._members.values()):
             # Only one agent can listen there, so what had another id is gone.
@@ -238,16 +277,23 @@ class Members:
                 pass
 
     async def _listen(self, member: Member) -> None:
-        """Note each sign of life; raises NodeUnreachable when they end."""
+        """Note each sign of life, and tell its agent whom to refuse; raises NodeUnreachable when
+        they end."""
+        told: frozenset[str] = frozenset()
         async with aclosing(member.client.lease()) as beats:
             async for _ in beats:
                 now = self._clock.now()
                 if not self.roster.heard(member.id, member.description.incarnation, now):
                     raise NotAuthorized(f"{member.id} was started again elsewhere")
-                if self.trust is not None and self.trust.is_revoked(member.id):
+                if self.trust is None:
+                    continue
+                if self.trust.is_revoked(member.id):
                     self.roster.leave(member.id, member.description.incarnation)
                     self.changed.set()
                     self.trust.require(member.id)
+                if (revoked := told | self.trust.revoked()) != told:
+                    await member.client.refuse(revoked)
+                    told = revoked
 
 
 async def _answers(member: Member) -> bool:

@@ -48,7 +48,7 @@ class Paths:
     def pairs(self, members: Sequence[Member]) -> tuple[Pair, ...]:
         """The best link of each pair that was probed, each way, for people."""
         return tuple(
-            _pair(one.description.hostname, other.description.hostname, links)
+            _pair(one, other, links)
             for one in members
             for other in members
             if one is not other and (links := self.of(one, other))
@@ -63,9 +63,15 @@ class Paths:
         }
 
 
-def _pair(here: str, there: str, links: Sequence[Link]) -> Pair:
+def _pair(one: Member, other: Member, links: Sequence[Link]) -> Pair:
     best = best_link(links)
-    if best is None:
-        return Pair(here, there, links[0].kind, error=links[0].error)
-    gigabits = best.bytes_per_second * 8 / 1e9
-    return Pair(here, there, best.kind, best.round_trip * 1e6 or None, gigabits or None)
+    return Pair(
+        one.description.hostname,
+        other.description.hostname,
+        (best or links[0]).kind,
+        round_trip_us=best.round_trip * 1e6 or None if best else None,
+        gigabits=best.bytes_per_second * 8 / 1e9 or None if best else None,
+        error="" if best else links[0].error,
+        here_id=one.id,
+        there_id=other.id,
+    )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from cluster.coordinator.adopt import left_behind
+from cluster.coordinator.adopt import clear, left_behind, whole
 from cluster.coordinator.coordinator import Coordinator
 from cluster.coordinator.drive import WATCH_SECONDS, drive, first_leaf
 from cluster.coordinator.epoch import EngineState, Progress, Recipe, all_answer, open_epoch, places
@@ -19,9 +19,10 @@ from cluster.coordinator.loading import loading_line
 from cluster.coordinator.members import Member, Members
 from cluster.coordinator.paths import Paths
 from cluster.coordinator.sources import find_sources
+from cluster.coordinator.survey import survey
 from cluster.core.config import Limits
 from cluster.core.errors import EpochEnded, NotFound, NotReady, ProtocolError, SetupError
-from cluster.core.facts import Pair
+from cluster.core.facts import Pair, Survey
 from cluster.core.ids import Epoch
 from cluster.core.view import MemberView, ServedModel
 from cluster.membership.choice import choose
@@ -114,17 +115,24 @@ class Runner:
 
     def view(self) -> tuple[MemberView, ...]:
         """See Crew."""
-        return tuple(map(self._member_view, self._members.roster))
+        return tuple(map(self._member_view, self._members.roster.computing))
 
     def links(self) -> tuple[Pair, ...]:
         """See Crew."""
-        return self._paths.pairs(self._members.of(self._members.roster))
+        return self._paths.pairs(self._members.of(self._members.roster.computing))
+
+    async def facts(self) -> Survey:
+        """See Crew."""
+        told = await survey(self._members.of(self._members.roster))
+        here = {machine.agent_address for machine in told}
+        away = (each for each in self._members.turned_away if each.agent_address not in here)
+        return Survey(self._members.address, (*told, *away))
 
     def drain(self, name: str, *, draining: bool) -> MemberView:
         """See Crew."""
         node = self._members.named(name)
         if node is None:
-            here = ", ".join(each.name for each in self._members.roster)
+            here = ", ".join(each.name for each in self._members.roster.computing)
             raise NotFound(f"no machine {name[:100]!r} is here: there are {here}", param="node")
         usable = self._members.roster.usable(self._coordinator.clock.now())
         if draining:
@@ -159,11 +167,13 @@ class Runner:
         if not self.started.is_set():
             coordinator.waiting_for("loading the model")
         epochs = self._epochs
-        left = await left_behind(members, self._recipe) if epochs.number == 1 else []
-        adopt = bool(left) and {place.member for place in left} == set(members)
+        left = await left_behind(members, self._recipe.incarnation)
+        group = whole(left, self._recipe) if epochs.number == 1 else []
+        adopt = bool(group) and {place.member for place in group} == set(members)
         if adopt:
-            epochs.number, group = left[0].spec.epoch, left
+            epochs.number = group[0].spec.epoch
         else:
+            await clear(left, self._recipe.incarnation)
             # Not those that are silent: requests wait, and would wait for their answer.
             alive = self._members.of(self._members.roster.alive(coordinator.clock.now()))
             sources = await find_sources(alive, self._recipe.model, self._recipe.digest)

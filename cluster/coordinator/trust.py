@@ -51,6 +51,10 @@ class Trust:
         """True when a machine may no longer take part; at most a second old."""
         return self.authority.is_revoked(node_id)
 
+    def revoked(self) -> frozenset[str]:
+        """Ids of all machines that were revoked, for those that others ask for weights."""
+        return self.authority.revoked()
+
     def require(self, node_id: str) -> None:
         """Raise NotAuthorized when a machine may not take part."""
         if why := self.authority.trouble(node_id):

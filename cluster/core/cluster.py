@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cluster.core.ids import Epoch, Rank
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Version of the gRPC contract; grows when a peer of the version before would misread it."""
 
 
@@ -178,6 +178,8 @@ class LaunchSpec:
     sources: tuple[str, ...] = ()
     """Agents ("host:port", best first) that have the model, for an agent that has not. The
     engine gets none."""
+    incarnation: int = 0
+    """Of the coordinator that launches it."""
 
 
 @dataclass(frozen=True, slots=True)

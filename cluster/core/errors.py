@@ -36,6 +36,7 @@
     │   ├── NodeUnreachable
     │   ├── VersionMismatch
     │   └── LaunchFailed
+    ├── AnswerFailed            a server under test did not answer as it should
     └── ProtocolError           two parts of Tandem disagree; ends the epoch
         ├── NotAuthorized
         ├── StepRefused
@@ -226,6 +227,16 @@ class VersionMismatch(SetupError):
 
 class LaunchFailed(SetupError):
     """Raised when an engine exits or stays silent before it is ready; carries its last words."""
+
+
+class AnswerFailed(TandemError):
+    """Raised when a server that is being measured does not answer as it should: `kind` says how
+    in one word that can be counted, `retry_after` for how long it asks to be left alone (s)."""
+
+    def __init__(self, kind: str, detail: str, *, retry_after: float = 0.0) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.retry_after = retry_after
 
 
 class ProtocolError(TandemError):

@@ -92,6 +92,48 @@ class Facts:
     """Seconds that this clock is behind a time server (macOS); None: not known."""
     unanswered: tuple[str, ...] = ()
     """Commands that are missing, failed, or took too long."""
+    heard: tuple[str, ...] | None = None
+    """Node ids that mDNS has brought from machines that said to be of the same cluster, while this
+    one listened; anyone can say so. None: it has not listened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """A machine of a running cluster that was asked for its facts: they, or why there are none."""
+
+    node_id: str
+    hostname: str
+    agent_address: str
+    facts: Facts | None = None
+    error: str = ""
+    """Why it has not answered; empty when it has."""
+    ahead: float = 0.0
+    """Seconds that its clock is ahead of the coordinator's; 0 without facts."""
+    ahead_within: float = 0.0
+    """Seconds by which `ahead` may be wrong: half of the way there and back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Every machine of a running cluster, asked at once: what `GET /cluster/facts` answers."""
+
+    join: str
+    """"host:port" where workers join; empty where none can."""
+    machines: tuple[Surveyed, ...]
+
+
+def clock_ahead(
+    sent: float, received: float, answered: float, arrived: float
+) -> tuple[float, float]:
+    """(seconds that another clock is ahead of ours, seconds by which that may be wrong).
+
+    A question was `sent` and its answer `arrived` by our clock; by the other it was `received`
+    and `answered`. As in NTP (RFC 5905, section 8): the way there and the way back are taken to be
+    as long as each other, so it is wrong by at most half of both.
+    """
+    ahead = ((received - sent) + (answered - arrived)) / 2
+    away = (arrived - sent) - (answered - received)
+    return ahead, max(0.0, away) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +152,9 @@ class Pair:
     """Whether `here` has heard the mDNS announcement of `there`; None: nobody has looked."""
     error: str = ""
     """Why `there` could not be reached; empty when it was."""
+    here_id: str = ""
+    there_id: str = ""
+    """Node ids."""
 
 
 class Level(StrEnum):
@@ -134,3 +179,6 @@ class Finding:
     """One line."""
     mend: str = ""
     """The shell command that mends it, on the machine that it was found on; empty: none."""
+    machine: str = ""
+    """On which it was found, "studio (10.0.0.1:8644)"; empty: here, or in the cluster as a whole,
+    and then `mend` says where."""

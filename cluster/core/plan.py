@@ -111,6 +111,24 @@ class Step:
     iterations: int = 0
     """How many times to decode; 0 exactly when `decode` is empty."""
     chunks: tuple[Chunk, ...] = ()
+    timed: bool = False
+    """Each rank also tells when it did the parts; changes nothing of what it does."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """When one rank did the parts of a step, in seconds of its own clock, which begins anywhere."""
+
+    received: float
+    """The step had come."""
+    answered: float
+    """Its result was on its way."""
+    decode: tuple[float, float] | None = None
+    """When the first of the decode iterations began and the last was done; None without any."""
+    chunks: tuple[tuple[float, float], ...] = ()
+    """The same for each chunk. Chunks that are one launch have the same times."""
+    arrived: float = 0.0
+    """When the result came to the coordinator, on its clock; filled in there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,3 +174,5 @@ class StepResult:
     """Memory that MLX holds on this rank (active and cached)."""
     peak_bytes: int = 0
     """Most of it that was active at once since the engine was started."""
+    times: StepTimes | None = None
+    """Filled in when the step is `timed`."""

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from cluster.core.ids import RequestId
 from cluster.core.sampling import Sampling
+from cluster.core.timeline import Timeline
 
 
 class Phase(StrEnum):
@@ -134,6 +135,8 @@ class Order:
     """As in Request."""
     record_steps: bool = False
     """A StepTiming is kept of each step that computes for it."""
+    timeline: Timeline | None = None
+    """What happens to it is noted there; None for one that is not traced."""
 
 
 @dataclass(frozen=True, slots=True)

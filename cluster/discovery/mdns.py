@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-from zeroconf import IPVersion, ServiceStateChange, Zeroconf
+from zeroconf import DNSQuestionType, IPVersion, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from cluster.core.cluster import Address
@@ -98,9 +98,13 @@ async def advertise(advert: Advert, interfaces: Sequence[str]) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def browse(interfaces: Sequence[str]) -> AsyncIterator[MemoryObjectReceiveStream[Sighting]]:
+async def browse(
+    interfaces: Sequence[str], *, multicast_only: bool = False
+) -> AsyncIterator[MemoryObjectReceiveStream[Sighting]]:
     """Follow what is advertised on the networks of `interfaces`, IPv4 addresses of this machine.
 
+    With `multicast_only` nobody is asked to answer to this machine alone (RFC 6762, section 5.4),
+    which would find machines whose multicast does not arrive here.
     Candidates only, from whoever sends them. A reader that falls behind holds up the news, which
     are not lost. Raises BadConfiguration when that can't be done; what is raised while this is
     entered comes wrapped in an ExceptionGroup.
@@ -124,7 +128,11 @@ async def browse(interfaces: Sequence[str]) -> AsyncIterator[MemoryObjectReceive
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
 
-        async with AsyncServiceBrowser(zeroconf.zeroconf, SERVICE, handlers=[changed]):
+        kind = DNSQuestionType.QM if multicast_only else None
+        browser = AsyncServiceBrowser(
+            zeroconf.zeroconf, SERVICE, handlers=[changed], question_type=kind
+        )
+        async with browser:
             yield receive
         for task in tasks:
             task.cancel()

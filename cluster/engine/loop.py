@@ -21,7 +21,7 @@ import mlx.core as mx
 
 from cluster.core.engine_protocol import StepWindow
 from cluster.core.ids import Epoch
-from cluster.core.plan import Likelihood, Step, StepResult
+from cluster.core.plan import Likelihood, Step, StepResult, StepTimes
 from cluster.engine.executor import Executor
 from cluster.engine.launch import Launch
 from cluster.engine.shelf import Shelf
@@ -44,6 +44,7 @@ class _Work:
     """A step under way, and what has come of it."""
 
     step: Step
+    received: float
     digest: int
     decoded: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
@@ -52,6 +53,8 @@ class _Work:
     prefilled_likelihoods: list[Likelihood] = field(default_factory=list)
     decode_seconds: float = 0.0
     chunk_seconds: list[float] = field(default_factory=list)
+    decode_times: tuple[float, float] | None = None
+    chunk_times: list[tuple[float, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ class StepLoop:
         self._window = StepWindow(epoch)
         self._on_result = on_result
         self._rank = rank
-        self._inbox: queue.SimpleQueue[Step | _Reset | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Work | _Reset | None] = queue.SimpleQueue()
         self._outbox: queue.SimpleQueue[_Flight | _Work | None] = queue.SimpleQueue()
         """What the waiter waits for: launches, and after its launches each step."""
         self._permits = threading.Semaphore(OUTSTANDING)
@@ -116,7 +119,8 @@ class StepLoop:
         """
         with self._lock:
             self._window.take(step)
-            self._inbox.put(step)
+            digest = zlib.crc32(_pack(step.seq))
+            self._inbox.put(_Work(step, time.monotonic(), digest))
 
     def reset(self, shelf: Shelf | None) -> None:
         """A session begins; never blocks. The steps taken before are done, then all that they
@@ -137,7 +141,7 @@ class StepLoop:
         waiter.start()
         try:
             while (item := self._inbox.get()) is not None:
-                if isinstance(item, Step):
+                if isinstance(item, _Work):
                     self._execute(item)
                 else:
                     self._note(0)
@@ -147,10 +151,9 @@ class StepLoop:
         waiter.join()
         self._check()
 
-    def _execute(self, step: Step) -> None:
+    def _execute(self, work: _Work) -> None:
         """Launch all of a step, as launches before it get done."""
-        work = _Work(step, zlib.crc32(_pack(step.seq)))
-        launches = self._executor.run(step)
+        launches = self._executor.run(work.step)
         ahead = 1
         while True:
             self._permits.acquire()
@@ -204,17 +207,20 @@ class StepLoop:
         work, launch = flight.work, flight.launch
         # The device was busy with the launch before until that one was done. A launch counts
         # from when it was begun to be built: on a CPU, building waits for most of computing.
-        seconds = now - max(flight.started, self._last_done)
+        begun = max(flight.started, self._last_done)
+        seconds = now - begun
         self._last_done = now
         likelihoods = launch.report.read() if launch.report is not None else ()
         if launch.chunk:
             # Chunks that were one launch are whole prompts: each has its part of the time.
             whole = sum(launch.lengths)
             work.chunk_seconds.extend(seconds * length / whole for length in launch.lengths)
+            work.chunk_times.extend([(begun, now)] * len(launch.lengths))
             work.prefilled.extend(ids)
             work.prefilled_likelihoods.extend(likelihoods)
         else:
             work.decode_seconds += seconds
+            work.decode_times = (work.decode_times[0] if work.decode_times else begun, now)
             self._decoded(work, launch, ids, likelihoods)
         work.digest = zlib.crc32(_pack(*launch.rows, *launch.lengths, *ids), work.digest)
         self._landed.put((launch, ids))
@@ -246,10 +252,20 @@ class StepLoop:
             peak_bytes=mx.get_peak_memory(),
             counts=tuple(work.counts) if uneven else (),
             likelihoods=(*work.decoded_likelihoods, *work.prefilled_likelihoods),
+            times=_times(work) if work.step.timed else None,
         )
         with self._lock:
             if self._window.answer():
                 self._on_result(result)
+
+
+def _times(work: _Work) -> StepTimes:
+    return StepTimes(
+        received=work.received,
+        answered=time.monotonic(),
+        decode=work.decode_times,
+        chunks=tuple(work.chunk_times),
+    )
 
 
 def _pack(*values: int) -> bytes:

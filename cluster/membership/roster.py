@@ -39,7 +39,7 @@ class Node:
     incarnation: int
     """Of its agent: grows with each start."""
     ranks: int
-    """Engines that it runs in an epoch."""
+    """Engines that it runs in an epoch; 0 for a machine that only gives weights."""
     heard: float
     """When its agent last gave a sign of life."""
     wireless: bool = False
@@ -75,6 +75,11 @@ class Roster:
 
     def __contains__(self, node_id: str) -> bool:
         return node_id in self._nodes
+
+    @property
+    def computing(self) -> list[Node]:
+        """Those that are there to run engines, whatever their silence means."""
+        return [node for node in self if node.ranks]
 
     def find(self, node_id: str) -> Node | None:
         """The machine by that id, if it is here."""
@@ -141,12 +146,15 @@ class Roster:
         """Those that the next epoch may use. What failed on a machine leaves it out only where
         another is left."""
         here = [
-            node for node in self if node.presence(now) is not Presence.DEAD and not node.draining
+            node
+            for node in self.computing
+            if node.presence(now) is not Presence.DEAD and not node.draining
         ]
         return [node for node in here if node.barred_until <= now] or here
 
     def alive(self, now: float) -> list[Node]:
-        """Those that were heard a moment ago, whether an epoch may use them or not."""
+        """Those that were heard a moment ago, whether an epoch may use them or not, those that
+        only give weights included."""
         return [node for node in self if node.presence(now) is Presence.ALIVE]
 
     def gone(self, node_ids: Collection[str], now: float) -> list[str]:

@@ -9,7 +9,7 @@ import asyncio
 import functools
 import secrets
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,10 +25,12 @@ from cluster.core.cluster import (
     Ready,
 )
 from cluster.core.errors import LaunchFailed, NotFound, TandemError
-from cluster.core.ids import Epoch, Rank
+from cluster.core.facts import Facts
+from cluster.core.ids import Rank
 from cluster.core.link import Listening, ProbeOrder, ProbeResult
 from cluster.core.manifest import Manifest, Wanted, is_digest
 from cluster.core.versions import versions
+from cluster.discovery.advert import Advert, cluster_mark
 from cluster.model.store import models_folder
 from cluster.node.blas import engine_environment, find_blas
 from cluster.node.cutter import CUT_COMMAND
@@ -36,15 +38,20 @@ from cluster.node.engine_process import ENGINE_COMMAND, EngineProcess, Say
 from cluster.node.fetch import Fetcher
 from cluster.node.hardware import Hardware, node_id, read_hardware
 from cluster.node.incarnation import next_incarnation
+from cluster.node.launches import Launches
 from cluster.node.library import Library
 from cluster.node.links import read_addresses
 from cluster.node.narrate import ALIVE_SECONDS, narrate
 from cluster.node.ports import Ports
 from cluster.node.probe import MOST_SECONDS, allowed, listeners, probe
+from cluster.node.surveyor import Surveyor
+from cluster.trust.certificate import fingerprint, load
 from cluster.trust.identity import IdentityFile
 from cluster.wire.node_client import NodeClient
+from cluster.wire.security import split_address
 
-MOST_ENGINES = 64
+MOST_MODELS = 16
+"""Of which is remembered how an engine comes up."""
 MOST_LISTENING = 4
 """Calls that hold listeners for probes."""
 
@@ -109,14 +116,16 @@ class Agent:
         self._addresses = addresses
         self._node_id = node_id(hardware, host, port)
         self._identity = ""
+        self._cluster_id = ""
         if identity is not None:
             self._node_id = identity.current().name.id
             self._identity = str(identity.path)
+            self._cluster_id = cluster_mark(fingerprint(load(identity.current().authority)))
         self._command = tuple(command)
         self._orphan_grace = orphan_grace
         self._silence = silence
         self._usual: dict[str, float] = {}
-        """Longest silence, in seconds, in which an engine came up last; of one model."""
+        """By model: the longest silence, in seconds, in which an engine of it came up last."""
         self._say = say
         self._kv_dir = kv_dir
         self._incarnation = incarnation
@@ -124,9 +133,10 @@ class Agent:
         self._ports = Ports(host)
         self._listening = 0
         self._library = Library(models or models_folder(), cut_command=cut_command)
+        self._surveyor = Surveyor(host, models or models_folder(), say)
         connect = functools.partial(NodeClient, identity=identity)
         self._fetcher = Fetcher(self._library, connect, say)
-        self._launches: dict[tuple[Epoch, Rank], _Launch] = {}
+        self._launches: Launches[_Launch] = Launches(self._node_id)
         self._closing = False
 
     @classmethod
@@ -185,14 +195,26 @@ class Agent:
         """Measures the link to another agent's listener."""
         return await probe(order)
 
+    async def survey(self) -> Facts:
+        """See NodeHandler. Raises LaunchFailed when the agent is stopping."""
+        if self._closing:
+            raise LaunchFailed(f"the node agent at {self.address} is stopping")
+        own = Advert(
+            role="worker", cluster="", cluster_id=self._cluster_id, node_id=self._node_id,
+            incarnation=self._incarnation, port=split_address(self.address)[1],
+            addresses=tuple(a for a in self._addresses if a.ip == self._host),
+        )  # fmt: skip
+        specs = (launch.spec for launch in self._launches)
+        prefixes = self._kv_dir or next((spec.kv_dir for spec in specs if spec.kv_dir), "")
+        return await self._surveyor.survey(own, Path(prefixes) if prefixes else None)
+
     async def launch(self, spec: LaunchSpec) -> AsyncGenerator[EngineEvent, None]:
         """Starts an engine and tells of its life (`narrate`), after it has fetched the weights
         where they are not on this machine and the spec names sources.
 
-        Engines that an earlier coordinator left are killed first. Closing the generator lets
-        go of the engine: it is killed after the orphan grace, or by `stop`.
+        Closing the generator lets go of the engine: it is killed after the orphan grace, or by
+        `stop`.
         """
-        await self._end(launch for launch in self._launches.values() if launch.orphan)
         launch = self._admit(spec)
         with self._held(launch):
             try:
@@ -206,39 +228,49 @@ class Agent:
                 async with aclosing(narrate(engine, self._patience(spec))) as events:
                     async for event in events:
                         if isinstance(event, Ready):
-                            self._usual = {spec.model: engine.silent}
+                            self._learn(spec, engine.silent)
                         yield event
             except TandemError:
                 await self._end([launch])
                 raise
 
-    async def attach(self, epoch: Epoch, rank: Rank) -> AsyncGenerator[EngineEvent, None]:
-        """Tells of the life of an engine that runs already, for a coordinator whose call broke;
-        closing the generator lets go of it. Raises NotFound when there is none."""
-        launch = self._launches.get((epoch, rank))
-        if launch is None or launch.engine is None or launch.stopped:
-            raise NotFound(f"no engine of rank {rank} of epoch {epoch} runs on {self._node_id}")
+    async def attach(
+        self, secret: str, rank: Rank, incarnation: int
+    ) -> AsyncGenerator[EngineEvent, None]:
+        """Tells of the life of an engine that runs already, for a coordinator whose call broke or
+        for the one after it; closing the generator lets go of it. Raises NotFound when there is
+        none, NotAuthorized when a newer coordinator has asked for it."""
+        launch = self._launches.find(secret, rank, incarnation)
+        if launch.engine is None or launch.stopped:
+            raise NotFound(
+                f"the engine of rank {rank} of epoch {launch.spec.epoch} on {self._node_id} is "
+                "not there yet, or was stopped"
+            )
         with self._held(launch):
             async with aclosing(narrate(launch.engine, self._silence)) as events:
                 async for event in events:
                     yield event
 
     def orphans(self) -> tuple[LaunchSpec, ...]:
-        """What the engines were launched with that no call holds."""
-        launches = self._launches.values()
-        return tuple(launch.spec for launch in launches if launch.orphan and not launch.stopped)
+        """What the engines were launched with that no call holds; see NodeHandler."""
+        return tuple(
+            replace(launch.spec, incarnation=self._launches.incarnation(launch))
+            for launch in self._launches
+            if launch.orphan and not launch.stopped
+        )
 
-    async def stop(self, epoch: Epoch, *, now: bool = False) -> int:
-        """Kills every engine of `epoch`; returns how many, once they are gone. With `now`, none
-        is let end by itself."""
-        launches = (launch for launch in self._launches.values() if launch.spec.epoch == epoch)
-        return await self._end(launches, now=now)
+    async def stop(self, secret: str, incarnation: int, *, now: bool = False) -> int:
+        """Kills every engine of the epoch with that secret; returns how many, once they are gone.
+        With `now`, none is let end by itself. Raises NotAuthorized when a newer coordinator has
+        asked for that epoch."""
+        return await self._end(self._launches.of(secret, incarnation), now=now)
 
     async def close(self) -> None:
         """Kill every engine and take no more. May be called twice."""
         self._closing = True
         with anyio.CancelScope(shield=True):
-            await self._end(self._launches.values())
+            await self._surveyor.close()
+            await self._end(self._launches)
             await self._library.close()
 
     async def has(self, wanted: Wanted) -> int | None:
@@ -260,20 +292,20 @@ class Agent:
             return self._silence
         return min(self._silence, max(LEAST_SILENCE, round(SILENCE_FACTOR * usual)))
 
+    def _learn(self, spec: LaunchSpec, silent: float) -> None:
+        """An engine of that model has come up; the models loaded last are remembered."""
+        self._usual.pop(spec.model, None)
+        self._usual[spec.model] = silent
+        if len(self._usual) > MOST_MODELS:
+            del self._usual[next(iter(self._usual))]
+
     def _admit(self, spec: LaunchSpec) -> _Launch:
-        """A place for the engine of `spec`; raises LaunchFailed when there is none."""
-        key = (spec.epoch, spec.plan.rank)
+        """A place for the engine of `spec`; raises LaunchFailed when there is none, or
+        NotAuthorized."""
         if self._closing:
             raise LaunchFailed(f"the node agent at {self.address} is stopping")
-        if key in self._launches:
-            raise LaunchFailed(
-                f"rank {spec.plan.rank} of epoch {spec.epoch} already runs on {self._node_id}"
-            )
-        if len(self._launches) >= MOST_ENGINES:
-            raise LaunchFailed(f"{self._node_id} already runs {MOST_ENGINES} engines")
-        if self._kv_dir and spec.kv_dir:
-            spec = replace(spec, kv_dir=self._kv_dir)
-        launch = self._launches[key] = _Launch(spec)
+        launch = _Launch(spec)
+        self._launches.admit(launch)
         return launch
 
     async def _bring(self, launch: _Launch) -> AsyncGenerator[EngineEvent, None]:
@@ -290,17 +322,25 @@ class Agent:
         if folder is None and sources:
             _check_wanted(launch)
 
+            moved = asyncio.Event()  # what is done changes, or it is over
+
             def progress(loading: Loading) -> None:
+                if loading.what != launch.loading.what:
+                    moved.set()
                 launch.loading = loading
 
             launch.fetching = asyncio.create_task(
                 self._fetcher.fetch(wanted, spec.plan, sources, progress),
                 name=f"fetch weights of rank {spec.plan.rank}",
             )
+            launch.fetching.add_done_callback(lambda _: moved.set())
             try:
                 while not launch.fetching.done():
+                    moved.clear()
                     yield launch.loading
-                    await asyncio.wait([launch.fetching], timeout=ALIVE_SECONDS)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(ALIVE_SECONDS):
+                            await moved.wait()
             finally:
                 launch.fetching.cancel()
                 await asyncio.wait([launch.fetching])
@@ -310,8 +350,9 @@ class Agent:
 
     async def _begin(self, launch: _Launch) -> EngineProcess:
         spec = launch.spec
+        kv_dir = self._kv_dir if spec.kv_dir and self._kv_dir else spec.kv_dir
         launch.engine = await EngineProcess.start(
-            replace(spec, model=launch.folder or spec.model, sources=()),
+            replace(spec, model=launch.folder or spec.model, kv_dir=kv_dir, sources=()),
             self._host,
             command=self._command,
             environment=engine_environment(self.blas, launch.spec.threads),
@@ -340,7 +381,7 @@ class Agent:
             await launch.engine.stop(now=now)
         if launch.orphan is not None:
             await asyncio.wait([launch.orphan])
-        self._forget(launch)
+        self._launches.forget(launch)
 
     @contextmanager
     def _held(self, launch: _Launch) -> Iterator[None]:
@@ -355,7 +396,7 @@ class Agent:
             launch.holders -= 1
             engine = launch.engine
             if engine is None or engine.exited is not None:
-                self._forget(launch)
+                self._launches.forget(launch)
             elif not launch.holders and launch.orphan is None:
                 name = f"orphan engine {engine.pid}"
                 launch.orphan = asyncio.create_task(self._orphaned(launch, engine), name=name)
@@ -367,12 +408,7 @@ class Agent:
                 f"{launch.spec.epoch} for {self._orphan_grace:g} s: it is stopped"
             )
             await engine.stop()
-        self._forget(launch)
-
-    def _forget(self, launch: _Launch) -> None:
-        key = (launch.spec.epoch, launch.spec.plan.rank)
-        if self._launches.get(key) is launch:
-            del self._launches[key]
+        self._launches.forget(launch)
 
 
 def _check_wanted(launch: _Launch) -> None:

@@ -1,7 +1,6 @@
-"""From the facts of machines to findings, each with the command that mends it. Pure.
+"""From the facts of one machine to findings, each with the command that mends it. Pure.
 
-`of_machine` is about one machine, `of_nodes` about those of a cluster, `of_pairs` about what they
-have measured towards each other.
+What is found in several machines side by side is in `cluster_findings.py`.
 """
 
 from __future__ import annotations
@@ -9,22 +8,18 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 
-from cluster.core.cluster import NodeDescription, Versions
-from cluster.core.facts import Disk, Facts, Finding, FirewallState, Level, Pair
+from cluster.core.facts import Disk, Facts, Finding, FirewallState, Level
 from cluster.node.thunderbolt import rdma, thunderbolt
 
 OK, NOTE, WARNING, PROBLEM = Level
 
 GIB = 1 << 30
 _LITTLE_DISK, _NO_DISK = 20 * GIB, 1 * GIB
-_CLOCK_SECONDS = 2.0
+CLOCK_SECONDS = 2.0
 """Logs of machines that differ by more can't be read side by side."""
-_CERTIFICATE_SECONDS = 60.0
+CERTIFICATE_SECONDS = 60.0
 """Certificates made just now are not yet valid on a clock that is further behind."""
 _LEFT_TO_MACOS = 8 * GIB
-_SLOW_MICROSECONDS = {"thunderbolt": 1_000.0, "ethernet": 2_000.0}
-_SLOW_GIGABITS = {"thunderbolt": 8.0, "ethernet": 0.8}
-"""Less than this over a link of that kind, and something is wrong with it."""
 
 
 def of_machine(facts: Facts) -> list[Finding]:
@@ -65,18 +60,18 @@ def memory(facts: Facts) -> list[Finding]:
     """What engines may use, what of it is free, and what may be locked."""
     topic, limit = "Memory", facts.wired_limit_mb << 20
     macos = facts.system.startswith("macOS")
-    text = f"engines may use {_gib(facts.usable_bytes)} of {_gib(facts.memory_bytes)} GiB"
+    text = f"engines may use {gib(facts.usable_bytes)} of {gib(facts.memory_bytes)} GiB"
     if limit > facts.memory_bytes - _LEFT_TO_MACOS // 2:
         text += ", which leaves too little to macOS: it may hang"
         found = [Finding(topic, WARNING, text, "sudo sysctl iogpu.wired_limit_mb=0")]
     elif macos and not limit and facts.memory_bytes >= 4 * _LEFT_TO_MACOS:
         most = facts.memory_bytes - _LEFT_TO_MACOS
-        text += f" (macOS's default); with a higher wired limit {_gib(most)}, until a restart"
+        text += f" (macOS's default); with a higher wired limit {gib(most)}, until a restart"
         found = [Finding(topic, NOTE, text, f"sudo sysctl iogpu.wired_limit_mb={most >> 20}")]
     else:
         found = [Finding(topic, OK, text)]
     if facts.available_bytes < facts.usable_bytes // 2:
-        text = f"only {_gib(facts.available_bytes)} GiB are free now: close what uses the rest"
+        text = f"only {gib(facts.available_bytes)} GiB are free now: close what uses the rest"
         mend = "top -o mem" if macos else "ps -eo rss,pid,comm --sort=-rss | head"
         found.append(Finding(topic, WARNING, text, mend))
     if facts.rdma_devices and not macos and facts.locked_limit_bytes >= 0:
@@ -93,7 +88,7 @@ def disks(found: Iterable[Disk]) -> list[Finding]:
 
 def _disk(disk: Disk) -> Finding:
     place = shlex.quote(disk.path)
-    text = f"{_gib(disk.free_bytes)} GiB free for {disk.use} in {disk.path}"
+    text = f"{gib(disk.free_bytes)} GiB free for {disk.use} in {disk.path}"
     if not disk.writable:
         mend = f'sudo install -d -o "$(id -un)" -m 700 {place}'
         return Finding("Disk", PROBLEM, f"{disk.path} ({disk.use}) can't be written to", mend)
@@ -127,6 +122,7 @@ def firewall(facts: Facts) -> list[Finding]:
 
 def _let_in(name: str, networks: Sequence[str]) -> str:
     """Commands that open a Linux firewall to the networks of this machine."""
+    networks = [shlex.quote(network) for network in networks]
     if name == "ufw":
         rules = [f"sudo ufw allow from {network}" for network in networks]
         return " && ".join([*rules, "sudo ufw allow 5353/udp"])
@@ -137,6 +133,22 @@ def _let_in(name: str, networks: Sequence[str]) -> str:
         f"sudo nft insert rule inet filter input ip saddr {network} accept" for network in networks
     ]
     return " && ".join(rules) or "sudo nft list ruleset"
+
+
+def let_mdns_in(facts: Facts) -> str:
+    """The command that opens a machine's firewall to mDNS; empty when none is in its way."""
+    if facts.firewall_state not in (FirewallState.ON, FirewallState.CLOSED):
+        return ""
+    match facts.firewall:
+        case "ufw":
+            return "sudo ufw allow 5353/udp"
+        case "firewalld":
+            mend = "sudo firewall-cmd --permanent --add-service=mdns"
+            return f"{mend} && sudo firewall-cmd --reload"
+        case "nftables":
+            return "sudo nft insert rule inet filter input udp dport 5353 accept"
+        case _:
+            return next((found.mend for found in firewall(facts)), "")
 
 
 def multicast(facts: Facts) -> list[Finding]:
@@ -150,23 +162,30 @@ def multicast(facts: Facts) -> list[Finding]:
         return [Finding(topic, PROBLEM, text, f"open '{pane}'")]
     text = f"mDNS has no way out ({error}): machines must be named, with --join and --nodes"
     first = next((a.interface for a in facts.addresses if a.kind != "loopback"), "")
-    mend = f"sudo ip route add 224.0.0.0/4 dev {first}" if first else ""
+    mend = f"sudo ip route add 224.0.0.0/4 dev {shlex.quote(first)}" if first else ""
     return [Finding(topic, WARNING, text, "" if facts.system.startswith("macOS") else mend)]
 
 
 def clock(facts: Facts) -> list[Finding]:
     """Whether the time of logs and certificates can be trusted."""
     topic, offset = "Clock", facts.clock_offset
-    if offset is not None and abs(offset) > _CLOCK_SECONDS:
-        level = PROBLEM if abs(offset) > _CERTIFICATE_SECONDS else WARNING
+    if offset is not None and abs(offset) > CLOCK_SECONDS:
+        level = PROBLEM if abs(offset) > CERTIFICATE_SECONDS else WARNING
         text = f"the clock is {abs(offset):.1f} s {'behind' if offset > 0 else 'ahead'}"
-        return [Finding(topic, level, text, "sudo sntp -sS time.apple.com")]
+        return [Finding(topic, level, text, set_clock(facts))]
     if facts.clock_synchronized is False:
         text = "the clock follows no time server"
-        return [Finding(topic, WARNING, text, "sudo timedatectl set-ntp true")]
+        return [Finding(topic, WARNING, text, set_clock(facts))]
     if offset is None and facts.clock_synchronized is None:
         return [Finding(topic, NOTE, "whether the clock follows a time server can't be asked")]
     return [Finding(topic, OK, "the clock follows a time server")]
+
+
+def set_clock(facts: Facts) -> str:
+    """The command that sets a machine's clock by a time server."""
+    if facts.system.startswith("macOS"):
+        return "sudo sntp -sS time.apple.com"
+    return "sudo timedatectl set-ntp true"
 
 
 def unanswered(facts: Facts) -> list[Finding]:
@@ -177,52 +196,7 @@ def unanswered(facts: Facts) -> list[Finding]:
     return [Finding("Machine", NOTE, f"missing, or no answer from: {names}")]
 
 
-def of_nodes(nodes: Iterable[NodeDescription], own: Versions) -> list[Finding]:
-    """The nodes of a running cluster; `own` are the versions of this machine."""
-    found = []
-    for node in nodes:
-        where = f"{node.hostname} ({node.agent_address})"
-        if differences := own.differences(node.versions):
-            text = f"{where} runs other versions: {'; '.join(differences)}"
-            found.append(Finding("Cluster", PROBLEM, text, "git pull && scripts/setup  # on both"))
-        elif not node.blas.fast:
-            text = f"{where} computes slowly: {node.blas.advice}"
-            found.append(Finding("Cluster", WARNING, text))
-        else:
-            size = _gib(node.usable_bytes)
-            text = f"{where}: {node.system}, same versions, {size} GiB for engines"
-            found.append(Finding("Cluster", OK, text))
-    return found
-
-
-def of_pairs(pairs: Iterable[Pair]) -> list[Finding]:
-    """Each direction between two machines: reached, heard, and as fast as its link should be."""
-    return [_pair(pair) for pair in pairs]
-
-
-def _pair(pair: Pair) -> Finding:
-    way = f"{pair.here} to {pair.there}"
-    if pair.error:
-        text = f"{way}: not reached: {pair.error}"
-        return Finding("Pairs", PROBLEM, text, "tandem doctor  # on both: firewall, addresses")
-    measured = [f"{way} over {pair.link}"]
-    slow = pair.link == "wifi"
-    if pair.round_trip_us is not None:
-        measured.append(f"{pair.round_trip_us:.0f} us there and back")
-        slow |= pair.round_trip_us > _SLOW_MICROSECONDS.get(pair.link, float("inf"))
-    if pair.gigabits is not None:
-        measured.append(f"{pair.gigabits:.1f} Gb/s")
-        slow |= pair.gigabits < _SLOW_GIGABITS.get(pair.link, 0.0)
-    text = ", ".join(measured)
-    if pair.announced is False:
-        text += "; its announcement by mDNS is not heard"
-        return Finding("Pairs", WARNING, text, "tandem doctor  # on both: firewall, mDNS")
-    if slow:
-        better = "use a cable" if pair.link == "wifi" else "another cable or socket may help"
-        return Finding("Pairs", WARNING, f"{text}: slow for a group; {better}")
-    return Finding("Pairs", OK, text)
-
-
-def _gib(count: int) -> str:
+def gib(count: int) -> str:
+    """Bytes for people, without the unit."""
     amount = count / GIB
     return f"{amount:.0f}" if amount >= 10 else f"{amount:.1f}"

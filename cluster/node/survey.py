@@ -13,7 +13,7 @@ import resource
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -82,7 +82,7 @@ def survey(models: Path, prefixes: Path | None = None, *, ask: Ask = ask) -> Fac
         addresses=addresses,
         networks=_networks(addresses),
         disks=tuple(look_at_disk(use, path) for use, path in folders),
-        multicast_error=multicast_error(send=darwin),
+        multicast_error=multicast_error(_outside(addresses), send=darwin),
         unanswered=tuple(
             commands[name][0] for name, answer in answers.items() if not answer
             and commands[name][0] not in _OPTIONAL
@@ -143,14 +143,22 @@ def look_at_disk(use: str, path: Path) -> Disk:
     return Disk(use, str(path), free, os.access(there, os.W_OK | os.X_OK) and os.path.isdir(there))
 
 
-def multicast_error(*, send: bool) -> str:
-    """The name of the errno that mDNS would meet; "" for none.
+def multicast_error(hosts: Sequence[str], *, send: bool) -> str:
+    """The name of the errno that mDNS would meet from each of `hosts`, IPv4 addresses of this
+    machine; "" if there is a way from one of them.
 
-    With `send` one question goes out: macOS refuses a program without the permission to use the
-    local network only then. Without it just the way there is looked up.
+    From a named address there is one without any route for multicast, and so does mDNS send. With
+    `send` one question goes out: macOS refuses a program without the permission to use the local
+    network only then. Without it just the way there is looked up.
     """
+    errors = [_multicast_error(host, send=send) for host in hosts] or ["ENETUNREACH"]
+    return "" if "" in errors else errors[0]
+
+
+def _multicast_error(host: str, *, send: bool) -> str:
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(host))
             probe.connect(_MDNS)
             if send:
                 probe.send(_QUESTION)
@@ -159,12 +167,17 @@ def multicast_error(*, send: bool) -> str:
     return ""
 
 
+def _outside(addresses: Iterable[Address]) -> list[str]:
+    """Those on which other machines may be, IPv4."""
+    return [a.ip for a in addresses if a.kind != "loopback" and ":" not in a.ip]
+
+
 def _networks(addresses: tuple[Address, ...]) -> tuple[str, ...]:
     masks = {a.address: a.netmask for each in psutil.net_if_addrs().values() for a in each}
     found = [
-        str(ipaddress.ip_interface(f"{address.ip}/{masks[address.ip]}").network)
-        for address in addresses
-        if address.kind != "loopback" and ":" not in address.ip and masks.get(address.ip)
+        str(ipaddress.ip_interface(f"{ip}/{masks[ip]}").network)
+        for ip in _outside(addresses)
+        if masks.get(ip)
     ]
     return tuple(dict.fromkeys(found))
 

@@ -15,6 +15,7 @@ from cluster.core.plan import (
     Save,
     Step,
     StepResult,
+    StepTimes,
 )
 from cluster.core.sampling import Sampling
 from cluster.core.shelf import ShelfNews, ShelfOrder, Shelved, Verb
@@ -105,6 +106,7 @@ def step_to(step: Step) -> pb.Step:
             pb.Chunk(slot=c.slot, start=c.start, tokens=c.tokens, sample=c.sample)
             for c in step.chunks
         ],
+        timed=step.timed,
     )
 
 
@@ -123,6 +125,7 @@ def step_from(message: pb.Step) -> Step:
         chunks=tuple(
             Chunk(Slot(c.slot), c.start, tuple(c.tokens), c.sample) for c in message.chunks
         ),
+        timed=message.timed,
     )
 
 
@@ -199,10 +202,12 @@ def result_to(result: StepResult) -> pb.StepResult:
             )
             for value in result.likelihoods
         ],
+        times=_times_to(result.times) if result.times is not None else None,
     )
 
 
-def result_from(message: pb.StepResult) -> StepResult:
+def result_from(message: pb.StepResult, arrived: float = 0.0) -> StepResult:
+    """`arrived` is the time now, on the clock of whom the result came to."""
     return StepResult(
         epoch=Epoch(message.epoch),
         seq=Seq(message.seq),
@@ -222,6 +227,28 @@ def result_from(message: pb.StepResult) -> StepResult:
             )
             for value in message.likelihoods
         ),
+        times=_times_from(message.times, arrived) if message.HasField("times") else None,
+    )
+
+
+def _times_to(times: StepTimes) -> pb.StepTimes:
+    decode = times.decode
+    return pb.StepTimes(
+        received=times.received,
+        answered=times.answered,
+        decode=pb.Interval(begun=decode[0], done=decode[1]) if decode is not None else None,
+        chunks=[pb.Interval(begun=begun, done=done) for begun, done in times.chunks],
+    )
+
+
+def _times_from(message: pb.StepTimes, arrived: float) -> StepTimes:
+    decode = message.decode
+    return StepTimes(
+        received=message.received,
+        answered=message.answered,
+        decode=(decode.begun, decode.done) if message.HasField("decode") else None,
+        chunks=tuple((each.begun, each.done) for each in message.chunks),
+        arrived=arrived,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -201,7 +202,7 @@ class EngineClient:
     def _deliver(self, message: pb.FromEngine) -> None:
         match message.WhichOneof("kind"):
             case "result":
-                self._results.put_nowait(result_from(message.result))
+                self._results.put_nowait(result_from(message.result, time.monotonic()))
             case "news":
                 self.on_news(news_from(message.news))
             case other:

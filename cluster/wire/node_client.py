@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+import math
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -12,12 +14,14 @@ import grpc
 
 from cluster.core.cluster import EngineEvent, LaunchSpec, Loading, NodeDescription
 from cluster.core.errors import NodeUnreachable, ProtocolError
-from cluster.core.ids import Epoch, Rank
+from cluster.core.facts import Facts, clock_ahead
+from cluster.core.ids import Rank
 from cluster.core.link import Listening, ProbeOrder, ProbeResult
 from cluster.core.manifest import Manifest, ModelFile, Wanted
 from cluster.trust.certificate import Role
 from cluster.trust.identity import IdentityFile
 from cluster.wire import security
+from cluster.wire.facts_codec import facts_from_wire
 from cluster.wire.node_codec import (
     description_from_wire,
     event_from_wire,
@@ -35,6 +39,12 @@ T = TypeVar("T")
 
 ANSWER_SECONDS = 5.0
 """For a call that only asks."""
+
+SURVEY_SECONDS = 9.0
+"""For a machine to look at itself: its commands take 5 s at most, and it begins within one."""
+
+MOST_FACTS = 256 << 10
+"""Bytes of what a machine says of itself; some 2 KiB are usual."""
 
 STOP_SECONDS = 15.0
 """For a call that waits until processes are gone."""
@@ -144,6 +154,19 @@ class NodeClient:
             )
         return probed_from_wire(reply)
 
+    async def survey(self, *, seconds: float = SURVEY_SECONDS) -> tuple[Facts, float, float]:
+        """What the agent finds at its machine, and `clock_ahead`: how far its clock is ahead of
+        ours, and within what. Raises NodeUnreachable also when it takes longer than `seconds`."""
+        sent = time.time()
+        with restored(self._peer):
+            reply = await self._stub().Survey(node_pb2.SurveyRequest(), timeout=seconds)
+        if (size := reply.ByteSize()) > MOST_FACTS:
+            raise ProtocolError(f"{self._peer} tells {size} bytes of facts: {MOST_FACTS} are many")
+        if not (math.isfinite(reply.received) and math.isfinite(reply.answered)):
+            raise ProtocolError(f"{self._peer} tells no time")
+        ahead, within = clock_ahead(sent, reply.received, reply.answered, time.time())
+        return facts_from_wire(reply.facts), ahead, within
+
     async def launch(self, spec: LaunchSpec) -> AsyncGenerator[EngineEvent, None]:
         """Starts an engine and yields its events: Started, Loading..., Ready, and Exited last.
 
@@ -157,10 +180,13 @@ class NodeClient:
             async for event in events:
                 yield event
 
-    async def attach(self, epoch: Epoch, rank: Rank) -> AsyncGenerator[EngineEvent, None]:
-        """Holds an engine that runs already, and yields what `launch` does, from the start.
-        Raises NotFound when there is none."""
-        request = node_pb2.AttachRequest(epoch=epoch, rank=rank)
+    async def attach(
+        self, secret: str, rank: Rank, incarnation: int
+    ) -> AsyncGenerator[EngineEvent, None]:
+        """Holds an engine that runs already, of the epoch with that secret, and yields what
+        `launch` does, from the start. `incarnation` is the coordinator's. Raises NotFound when
+        there is none, NotAuthorized when a newer coordinator has asked for that epoch."""
+        request = node_pb2.AttachRequest(secret=secret, rank=rank, incarnation=incarnation)
         call = self._stub().Attach(request)
         async with aclosing(self._told(call)) as events:
             async for event in events:
@@ -172,11 +198,14 @@ class NodeClient:
             reply = await self._stub().Orphans(node_pb2.OrphansRequest(), timeout=ANSWER_SECONDS)
         return tuple(map(launch_from_wire, reply.engines))
 
-    async def stop(self, epoch: Epoch, *, now: bool = False, seconds: float = STOP_SECONDS) -> int:
-        """Kills every engine of an epoch; returns how many, once they are gone. With `now`,
-        without letting them end by themselves."""
+    async def stop(
+        self, secret: str, incarnation: int, *, now: bool = False, seconds: float = STOP_SECONDS
+    ) -> int:
+        """Kills every engine of the epoch with that secret; returns how many, once they are gone.
+        `incarnation` is the coordinator's. With `now`, without letting them end by themselves.
+        Raises NotAuthorized when a newer coordinator has asked for that epoch."""
         with restored(self._peer):
-            request = node_pb2.StopRequest(epoch=epoch, now=now)
+            request = node_pb2.StopRequest(secret=secret, incarnation=incarnation, now=now)
             reply = await self._stub().Stop(request, timeout=seconds)
         return reply.stopped
 
@@ -194,6 +223,13 @@ class NodeClient:
                 yield
         finally:
             call.cancel()
+
+    async def refuse(self, nodes: Collection[str]) -> None:
+        """From now on the agent refuses whatever the machines of these ids ask for, and those of
+        an earlier call only if they are named again."""
+        with restored(self._peer):
+            request = node_pb2.RefuseRequest(nodes=nodes)
+            await self._stub().Refuse(request, timeout=ANSWER_SECONDS)
 
     async def _told(
         self, call: grpc.aio.UnaryStreamCall[Any, node_pb2.EngineEvent]

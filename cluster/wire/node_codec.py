@@ -24,7 +24,6 @@ from cluster.wire.v1 import node_pb2
 
 def description_to_wire(node: NodeDescription) -> node_pb2.NodeDescription:
     """What an agent reports, as a message."""
-    b = node.blas
     return node_pb2.NodeDescription(
         node_id=node.node_id,
         hostname=node.hostname,
@@ -34,18 +33,8 @@ def description_to_wire(node: NodeDescription) -> node_pb2.NodeDescription:
         usable_bytes=node.usable_bytes,
         system=node.system,
         versions=versions_to(node.versions),
-        blas=node_pb2.Blas(name=b.name, preload=b.preload, fast=b.fast, advice=b.advice),
-        addresses=[
-            node_pb2.Address(
-                interface=a.interface,
-                ip=a.ip,
-                kind=a.kind,
-                speed_mbps=a.speed_mbps,
-                mtu=a.mtu,
-                rdma=a.rdma,
-            )
-            for a in node.addresses
-        ],
+        blas=blas_to(node.blas),
+        addresses=map(address_to, node.addresses),
         agent_address=node.agent_address,
         incarnation=node.incarnation,
         boot_id=node.boot_id,
@@ -55,7 +44,6 @@ def description_to_wire(node: NodeDescription) -> node_pb2.NodeDescription:
 
 def description_from_wire(message: node_pb2.NodeDescription) -> NodeDescription:
     """What an agent reports."""
-    b = message.blas
     return NodeDescription(
         node_id=message.node_id,
         hostname=message.hostname,
@@ -65,23 +53,41 @@ def description_from_wire(message: node_pb2.NodeDescription) -> NodeDescription:
         usable_bytes=message.usable_bytes,
         system=message.system,
         versions=versions_from(message.versions),
-        blas=Blas(name=b.name, preload=b.preload, fast=b.fast, advice=b.advice),
-        addresses=tuple(
-            Address(
-                interface=a.interface,
-                ip=a.ip,
-                kind=a.kind,
-                speed_mbps=a.speed_mbps,
-                mtu=a.mtu,
-                rdma=a.rdma,
-            )
-            for a in message.addresses
-        ),
+        blas=blas_from(message.blas),
+        addresses=tuple(map(address_from, message.addresses)),
         agent_address=message.agent_address,
         incarnation=message.incarnation,
         boot_id=message.boot_id,
         instance=message.instance,
     )
+
+
+def blas_to(blas: Blas) -> node_pb2.Blas:
+    """A matrix library, as a message."""
+    return node_pb2.Blas(name=blas.name, preload=blas.preload, fast=blas.fast, advice=blas.advice)
+
+
+def blas_from(message: node_pb2.Blas) -> Blas:
+    """A matrix library."""
+    return Blas(message.name, message.preload, message.fast, message.advice)
+
+
+def address_to(address: Address) -> node_pb2.Address:
+    """An address, as a message."""
+    return node_pb2.Address(
+        interface=address.interface,
+        ip=address.ip,
+        kind=address.kind,
+        speed_mbps=address.speed_mbps,
+        mtu=address.mtu,
+        rdma=address.rdma,
+    )
+
+
+def address_from(message: node_pb2.Address) -> Address:
+    """An address."""
+    m = message
+    return Address(m.interface, m.ip, m.kind, m.speed_mbps, m.mtu, m.rdma)
 
 
 def launch_to_wire(spec: LaunchSpec) -> node_pb2.LaunchRequest:
@@ -100,12 +106,16 @@ def launch_to_wire(spec: LaunchSpec) -> node_pb2.LaunchRequest:
         draft_digest=spec.draft_digest,
         rdma=[node_pb2.RdmaRow(devices=row) for row in spec.rdma],
         sources=spec.sources,
+        incarnation=spec.incarnation,
     )
 
 
 def launch_from_wire(message: node_pb2.LaunchRequest) -> LaunchSpec:
-    """An engine's orders; raises ProtocolError when the plan contradicts itself."""
+    """An engine's orders; raises ProtocolError when the plan contradicts itself, or when anybody
+    could ask for the engine."""
     p = message.plan
+    if not message.secret:
+        raise ProtocolError("a launch without a secret")
     if not 0 <= p.rank < p.world:
         raise ProtocolError(f"a launch for rank {p.rank} of a world of {p.world}")
     if message.ring and len(message.ring) != p.world:
@@ -126,6 +136,7 @@ def launch_from_wire(message: node_pb2.LaunchRequest) -> LaunchSpec:
         draft_digest=message.draft_digest,
         rdma=tuple(tuple(row.devices) for row in message.rdma),
         sources=tuple(message.sources),
+        incarnation=message.incarnation,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, Protocol
@@ -11,12 +12,14 @@ import grpc
 
 from cluster.core.cluster import EngineEvent, LaunchSpec, Loading, NodeDescription
 from cluster.core.errors import TandemError
-from cluster.core.ids import Epoch, Rank
+from cluster.core.facts import Facts
+from cluster.core.ids import Rank
 from cluster.core.link import Listening, ProbeOrder, ProbeResult
 from cluster.core.manifest import Manifest, Wanted
 from cluster.trust.certificate import Role
 from cluster.trust.identity import IdentityFile
 from cluster.wire import guard, security
+from cluster.wire.facts_codec import facts_to_wire
 from cluster.wire.node_codec import (
     description_to_wire,
     event_to_wire,
@@ -65,22 +68,30 @@ class NodeHandler(Protocol):
         """Measures the link to another agent's listener; says why when it can't be reached."""
         ...
 
+    async def survey(self) -> Facts:
+        """Looks at this machine, which takes seconds; those who ask meanwhile get the same."""
+        ...
+
     def launch(self, spec: LaunchSpec) -> AsyncGenerator[EngineEvent, None]:
         """Starts an engine and tells of its life; closing the generator lets go of it."""
         ...
 
-    def attach(self, epoch: Epoch, rank: Rank) -> AsyncGenerator[EngineEvent, None]:
-        """Tells of the life of an engine that runs already; closing the generator lets go of it.
-        Raises NotFound when there is none."""
+    def attach(
+        self, secret: str, rank: Rank, incarnation: int
+    ) -> AsyncGenerator[EngineEvent, None]:
+        """Tells of the life of an engine that runs already, of the epoch with that secret;
+        closing the generator lets go of it. Raises NotFound when there is none, NotAuthorized
+        when a coordinator newer than `incarnation` has asked for that epoch."""
         ...
 
     def orphans(self) -> Sequence[LaunchSpec]:
-        """What the engines were launched with that run here and that no call holds."""
+        """What the engines were launched with that run here and that no call holds, each with
+        the incarnation of the newest coordinator that has asked for it."""
         ...
 
-    async def stop(self, epoch: Epoch, *, now: bool = False) -> int:
-        """Kills every engine of an epoch; returns how many, once they are gone. With `now`,
-        without letting them end by themselves."""
+    async def stop(self, secret: str, incarnation: int, *, now: bool = False) -> int:
+        """Kills every engine of the epoch with that secret; returns how many, once they are gone.
+        With `now`, without letting them end by themselves. Raises NotAuthorized as `attach`."""
         ...
 
     async def has(self, wanted: Wanted) -> int | None:
@@ -113,14 +124,15 @@ class NodeServer:
         cls, host: str, port: int, identity: IdentityFile | None, handler: NodeHandler
     ) -> NodeServer:
         """Listen on host:port; port 0 picks a free one. With an identity for the coordinator of
-        its cluster alone, but for what other agents may call.
+        its cluster alone, but for what other agents may call that it has not named as revoked.
 
         Raises BadConfiguration when `host` is not loopback and there is no identity, or when it
         is no address of this machine; AddressInUse.
         """
-        server = security.server(*guard.admit(identity, Role.COORDINATOR, shared=FOR_AGENTS))
         over = asyncio.Event()
         servicer = _Servicer(handler, over)
+        guards = guard.admit(identity, Role.COORDINATOR, servicer.trouble, FOR_AGENTS)
+        server = security.server(*guards)
         node_pb2_grpc.add_NodeServicer_to_server(servicer, server)
         address = security.bind(server, host, port, identity)
         await server.start()
@@ -147,6 +159,12 @@ class _Servicer(node_pb2_grpc.NodeServicer):
         self.leases = 0
         """Coordinators that listen for signs of life."""
         self._reads = asyncio.Semaphore(MOST_READS)
+        self._revoked: frozenset[str] = frozenset()
+        """Ids of machines, as the coordinator has said last."""
+
+    def trouble(self, node: str) -> str:
+        """Why a machine is to be refused; empty when it is not."""
+        return f"{node} was revoked" if node in self._revoked else ""
 
     async def Describe(  # noqa: N802
         self, request: node_pb2.DescribeRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -185,6 +203,16 @@ class _Servicer(node_pb2_grpc.NodeServicer):
         except TandemError as error:
             await abort(context, error)
 
+    async def Survey(  # noqa: N802
+        self, request: node_pb2.SurveyRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> node_pb2.SurveyReply:
+        received = time.time()
+        try:
+            facts = facts_to_wire(await self._handler.survey())
+        except TandemError as error:
+            await abort(context, error)
+        return node_pb2.SurveyReply(facts=facts, received=received, answered=time.time())
+
     async def Launch(  # type: ignore[override]  # noqa: N802
         self, request: node_pb2.LaunchRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
@@ -193,7 +221,8 @@ class _Servicer(node_pb2_grpc.NodeServicer):
     async def Attach(  # type: ignore[override]  # noqa: N802
         self, request: node_pb2.AttachRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
-        await _tell(self._handler.attach(Epoch(request.epoch), Rank(request.rank)), context)
+        rank = Rank(request.rank)
+        await _tell(self._handler.attach(request.secret, rank, request.incarnation), context)
 
     async def Orphans(  # noqa: N802
         self, request: node_pb2.OrphansRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -204,7 +233,7 @@ class _Servicer(node_pb2_grpc.NodeServicer):
         self, request: node_pb2.StopRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> node_pb2.StopReply:
         try:
-            stopped = await self._handler.stop(Epoch(request.epoch), now=request.now)
+            stopped = await self._handler.stop(request.secret, request.incarnation, now=request.now)
         except TandemError as error:
             await abort(context, error)
         return node_pb2.StopReply(stopped=stopped)
@@ -220,6 +249,12 @@ class _Servicer(node_pb2_grpc.NodeServicer):
                     await asyncio.wait_for(self._over.wait(), BEAT_SECONDS)
         finally:
             self.leases -= 1
+
+    async def Refuse(  # noqa: N802
+        self, request: node_pb2.RefuseRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> node_pb2.RefuseReply:
+        self._revoked = frozenset(request.nodes)
+        return node_pb2.RefuseReply()
 
     # The three that are for other agents too.
 

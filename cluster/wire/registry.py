@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import grpc
 
 from cluster.core.cluster import NodeDescription
-from cluster.core.errors import NodeUnreachable, NotAuthorized, TandemError
+from cluster.core.errors import NodeUnreachable, NotAuthorized, TandemError, VersionMismatch
 from cluster.core.versions import require_same
 from cluster.trust.authority import Authority
 from cluster.trust.certificate import Role
@@ -60,6 +60,10 @@ class RegistryHandler(Protocol):
     def member(self, node: NodeDescription) -> AbstractContextManager[None]:
         """The node is a member for as long as this is entered. Entering may raise any
         TandemError, which the worker is told; entering and leaving must not block."""
+        ...
+
+    def refused(self, node: NodeDescription, error: VersionMismatch) -> None:
+        """The node wanted to be a member, and may not."""
         ...
 
 
@@ -113,8 +117,12 @@ class _Servicer(node_pb2_grpc.RegistryServicer):
     ) -> None:
         node = description_from_wire(request.node)
         try:
-            require_same(node.versions, f"worker {node.node_id}")
             self._check(node.node_id, context)
+            try:
+                require_same(node.versions, f"worker {node.node_id}")
+            except VersionMismatch as error:
+                self._handler.refused(node, error)
+                raise
             security.split_address(node.agent_address)
             with self._handler.member(node):
                 welcome = node_pb2.Welcome(cluster=self._handler.cluster)

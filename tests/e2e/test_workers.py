@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster import demo
+from cluster.model.digest import digest
 from cluster.trust.authority import Authority
 from cluster.trust.identity import Draft, write_identity
 from tests.e2e.cluster_process import Process, Server, free_port, wait_until
@@ -68,6 +71,31 @@ def test_two_workers_join_and_serve_one_model(tmp_path: Path) -> None:
         assert workers[1].popen.wait(20) == 1
         assert f"{name} was revoked" in workers[1].output.splitlines()[-1]
         assert f"{name} was revoked" in server.output
+
+
+def test_a_server_without_ranks_gives_the_model(tmp_path: Path) -> None:
+    """To a worker that has it not, and can't ask the Hub."""
+    hub = tmp_path / "hub" / "hub" / "models--acme--tiny"
+    shutil.copytree(demo.folder(), hub / "snapshots" / "1")
+    (hub / "refs").mkdir()
+    (hub / "refs" / "main").write_text("1")
+    nowhere = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "nowhere")}
+    control, models = f"127.0.0.1:{free_port()}", tmp_path / "models"
+    with ExitStack() as stack:
+        arguments = ("--local-ranks", "0", "--nodes", "1", "--control", control)
+        here = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+        server = Server("--model", "acme/tiny", *arguments, env=here)
+        stack.enter_context(server)
+        join = ("worker", "--join", control, "--host", "127.0.0.2", "--port", "0")
+        stack.enter_context(Process(*join, env={**nowhere, "TANDEM_MODELS": str(models)}))
+        server.wait_ready()
+        view = server.cluster()
+        assert view["world"] == 1 and not server.engines()
+        assert [node["agent_address"].split(":")[0] for node in view["nodes"]] == ["127.0.0.2"]
+        assert [member["ranks"] for member in view["members"]] == [1]
+        assert digest(models / digest(demo.folder())) == digest(demo.folder())
+        answer = server.chat("What is Tandem?", temperature=0, max_tokens=16)
+        assert answer["choices"][0]["message"]["content"].startswith("Tandem")
 
 
 def test_a_worker_that_is_called_serves_beside_a_local_rank() -> None:

@@ -21,6 +21,7 @@ from cluster.core.errors import BadConfiguration, NodeUnreachable
 from cluster.discovery import mdns
 from cluster.discovery.advert import Advert
 from cluster.discovery.find import _reachable, find_coordinator
+from cluster.discovery.hear import hear
 from cluster.discovery.mdns import (
     Found,
     Gone,
@@ -181,6 +182,18 @@ async def port() -> AsyncIterator[int]:
 
 def ours(advert: Advert) -> bool:
     return advert.cluster_id == "c0ffee"
+
+
+async def test_those_who_listen_at_once_hear_each_other_and_nobody_else() -> None:
+    one = replace(ADVERT, role="worker")
+    other, third = replace(one, node_id="mini-1"), replace(one, node_id="mini-2")
+    stranger = replace(one, node_id="strange-1", cluster_id="another")
+    async with advertise(ADVERT, LO), advertise(stranger, LO):  # a server is no machine
+        heard = await asyncio.gather(*(hear(each, LO, 1.5) for each in (one, other, third)))
+    assert heard == [("mini-1", "mini-2"), ("mini-2", "studio-1"), ("mini-1", "studio-1")]
+    assert await hear(one, LO, 0.2) == ()
+    with pytest.raises(BadConfiguration, match="no IPv4 address of ours"):
+        await hear(one, ["192.0.2.1"], 1)
 
 
 async def test_a_worker_finds_its_coordinator(port: int) -> None:

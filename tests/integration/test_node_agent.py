@@ -25,7 +25,13 @@ from cluster.core.cluster import (
     ShardPlan,
     Started,
 )
-from cluster.core.errors import CannotShard, LaunchFailed, TandemError
+from cluster.core.errors import (
+    CannotShard,
+    LaunchFailed,
+    NotAuthorized,
+    NotFound,
+    TandemError,
+)
 from cluster.core.ids import Epoch, Rank
 from cluster.node.agent import Agent
 from cluster.node.hardware import Hardware
@@ -61,8 +67,10 @@ def make_agent(
 
 
 def spec(mode: str, epoch: int = 1, rank: int = 0, threads: int = 0) -> LaunchSpec:
+    """Its secret is "secret 1" in epoch 1, and it comes from the coordinator of incarnation 1."""
     plan = ShardPlan(8, Rank(rank), "tensor", "ring")
-    return LaunchSpec(Epoch(epoch), "secret", mode, "digest", plan, (), threads)
+    secret = f"secret {epoch}"
+    return LaunchSpec(Epoch(epoch), secret, mode, "digest", plan, (), threads, incarnation=1)
 
 
 def children() -> set[int]:
@@ -121,7 +129,7 @@ async def test_a_life_from_start_to_stop(agent: Agent) -> None:
         alive = (await until(events, Alive))[-1]
         assert isinstance(alive, Alive)
         assert alive.rss_bytes > 1 << 20
-        assert await agent.stop(Epoch(1)) == 1
+        assert await agent.stop("secret 1", 1) == 1
         assert isinstance((await until(events, Exited))[-1], Exited)
         assert [event async for event in events] == []
     assert agent.engines == 0
@@ -183,7 +191,7 @@ async def test_one_that_came_up_before_is_not_waited_for_as_long(
     mode = "silent after the first"
     async with aclosing(agent.launch(spec(mode))) as events:
         await until(events, Ready)
-    await agent.stop(Epoch(1))
+    await agent.stop("secret 1", 1)
     with pytest.raises(LaunchFailed, match=r"silent for 0\.3 s after its start"):
         await everything(agent, spec(mode, epoch=2))
     assert agent.engines == 0
@@ -234,7 +242,7 @@ async def test_an_engine_that_does_not_want_to_die(agent: Agent, mode: str) -> N
         if mode == "stopped":
             await wait_for(lambda: engine.status() == psutil.STATUS_STOPPED)
         began = time.monotonic()
-        assert await agent.stop(Epoch(1)) == 1
+        assert await agent.stop("secret 1", 1) == 1
         assert PATIENCE - 0.1 < time.monotonic() - began < PATIENCE + 2
         exited = (await until(events, Exited))[-1]
     assert exited == Exited(-9, "")
@@ -246,7 +254,7 @@ async def test_the_children_of_an_engine_go_with_it(agent: Agent) -> None:
         loading = (await until(events, Loading))[-1]
         assert isinstance(loading, Loading)
         await until(events, Ready)
-        await agent.stop(Epoch(1))
+        await agent.stop("secret 1", 1)
     await wait_for(lambda: not psutil.pid_exists(int(loading.what)) or zombie(int(loading.what)))
 
 
@@ -265,8 +273,8 @@ async def test_stop_is_for_one_epoch(agent: Agent) -> None:
     ):
         for events in (one, two, three):
             await until(events, Ready)
-        assert await agent.stop(Epoch(9)) == 0
-        assert await agent.stop(Epoch(1)) == 2
+        assert await agent.stop("secret 9", 1) == 0
+        assert await agent.stop("secret 1", 1) == 2
         assert agent.engines == 1
         await until(three, Alive)
         await agent.close()
@@ -278,7 +286,7 @@ async def test_the_same_rank_twice(agent: Agent) -> None:
         with pytest.raises(LaunchFailed, match="rank 0 of epoch 1 already runs"):
             await everything(agent, spec("ready"))
         assert agent.engines == 1
-        await agent.stop(Epoch(1))
+        await agent.stop("secret 1", 1)
 
 
 async def test_letting_go_kills_after_the_grace() -> None:
@@ -297,19 +305,56 @@ async def test_an_orphan_can_be_stopped_at_once(agent: Agent) -> None:
     async with aclosing(agent.launch(spec("ready"))) as events:
         await until(events, Ready)
     assert agent.engines == 1
-    assert await agent.stop(Epoch(1)) == 1
+    assert await agent.stop("secret 1", 1) == 1
     assert agent.engines == 0
 
 
-async def test_a_new_launch_clears_what_an_earlier_coordinator_left(agent: Agent) -> None:
-    async with aclosing(agent.launch(spec("ignores SIGTERM"))) as events:
-        old = (await until(events, Ready))[0]
+async def test_two_coordinators_engines_side_by_side(agent: Agent) -> None:
+    """Both count from 1, and neither knows the other's secret."""
+    other = replace(spec("ready"), secret="other", incarnation=2)
+    async with aclosing(agent.launch(spec("ready"))) as one:
+        await until(one, Ready)
+        async with aclosing(agent.launch(other)) as two:
+            await until(two, Ready)
+            assert agent.engines == 2
+            assert await agent.stop("nobody's", 3) == 0
+            assert await agent.stop("other", 2) == 1
+            await until(two, Exited)
+        await until(one, Alive)
+        with pytest.raises(NotFound, match="no engine of rank 0"):
+            await anext(agent.attach("other", Rank(0), 2))
+        with pytest.raises(NotFound, match="no engine of rank 0"):
+            await anext(agent.attach("nobody's", Rank(0), 3))
+        await agent.close()
+
+
+async def test_a_launch_leaves_alone_what_nobody_holds(agent: Agent) -> None:
+    """It may be of another group, whose call broke a moment ago."""
     async with aclosing(agent.launch(spec("ready"))) as events:
-        new = (await until(events, Ready))[0]
-        assert isinstance(old, Started)
-        assert isinstance(new, Started)
-        assert not psutil.pid_exists(old.pid)
-        await agent.stop(Epoch(1))
+        await until(events, Ready)
+    async with aclosing(agent.launch(spec("ready", epoch=2))) as events:
+        await until(events, Ready)
+        assert agent.orphans() == (spec("ready"),)
+        async with aclosing(agent.attach("secret 1", Rank(0), 1)) as again:
+            await until(again, Ready)
+            await agent.close()
+
+
+async def test_a_coordinator_that_was_replaced_is_refused(agent: Agent) -> None:
+    async with aclosing(agent.launch(spec("ready"))) as events:
+        await until(events, Ready)
+        async with aclosing(agent.attach("secret 1", Rank(0), 2)) as taken:
+            await until(taken, Ready)
+            for _ in range(2):
+                with pytest.raises(NotAuthorized, match="coordinator 1 was replaced by 2"):
+                    await agent.stop("secret 1", 1)
+                with pytest.raises(NotAuthorized, match="coordinator 1 was replaced by 2"):
+                    await anext(agent.attach("secret 1", Rank(0), 1))
+            await until(taken, Alive)
+    assert agent.orphans() == (replace(spec("ready"), incarnation=2),)
+    assert await agent.stop("secret 1", 2) == 1
+    with pytest.raises(NotAuthorized, match="coordinator 1 was replaced by 2"):
+        await agent.stop("secret 1", 1)
 
 
 @pytest.mark.parametrize("after", [0.0, 0.001, 0.005, 0.02, 0.05])
@@ -327,7 +372,7 @@ async def test_cancelled_at_any_moment(after: float) -> None:
 async def test_stopped_at_any_moment(agent: Agent, after: float) -> None:
     task = asyncio.create_task(everything(agent, spec("silent")))
     await asyncio.sleep(after)
-    await agent.stop(Epoch(1))
+    await agent.stop("secret 1", 1)
     if after:
         with pytest.raises(LaunchFailed):
             await task
@@ -340,7 +385,7 @@ async def test_stopped_at_any_moment(agent: Agent, after: float) -> None:
 async def test_a_stop_whose_caller_is_gone_still_kills(agent: Agent) -> None:
     async with aclosing(agent.launch(spec("ignores SIGTERM"))) as events:
         started = (await until(events, Ready))[0]
-        stop = asyncio.create_task(agent.stop(Epoch(1)))
+        stop = asyncio.create_task(agent.stop("secret 1", 1))
         await asyncio.sleep(0.1)
         stop.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -354,7 +399,7 @@ async def test_close_twice_and_during_a_stop(agent: Agent) -> None:
     async with aclosing(agent.launch(spec("ignores SIGTERM"))) as events:
         await until(events, Ready)
         async with asyncio.timeout(4):
-            await asyncio.gather(agent.stop(Epoch(1)), agent.close(), agent.close())
+            await asyncio.gather(agent.stop("secret 1", 1), agent.close(), agent.close())
     await agent.close()
     with pytest.raises(LaunchFailed, match="is stopping"):
         await everything(agent, spec("ready"))
@@ -378,4 +423,4 @@ async def test_threads_of_the_engine(agent: Agent) -> None:
         loading = (await until(events, Loading))[-1]
         assert isinstance(loading, Loading)
         assert json.loads(loading.what)["OPENBLAS_NUM_THREADS"] == "3"
-        await agent.stop(Epoch(1))
+        await agent.stop("secret 1", 1)

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -18,9 +19,11 @@ from cluster.core.errors import (
     CannotShard,
     LaunchFailed,
     NodeUnreachable,
+    NotAuthorized,
+    NotFound,
     ProtocolError,
 )
-from cluster.core.ids import Epoch
+from cluster.core.ids import Rank
 from cluster.node.agent import Agent
 from cluster.wire.node_client import NodeClient
 from cluster.wire.node_server import NodeServer
@@ -83,10 +86,32 @@ async def test_an_engine_from_start_to_stop(client: NodeClient, agent: Agent) ->
         found = await until(events, Ready)
         assert isinstance(found[0], Started)
         await until(events, Alive)
-        assert await client.stop(Epoch(1)) == 1
+        assert await client.stop("secret 1", 1) == 1
         await until(events, Exited)
         assert [event async for event in events] == []
     assert agent.engines == 0
+
+
+async def test_engines_are_known_by_their_secret(client: NodeClient, agent: Agent) -> None:
+    async with aclosing(client.launch(spec("ready"))) as events:
+        await until(events, Ready)
+        async with aclosing(client.attach("secret 1", Rank(0), 2)) as taken:
+            await until(taken, Ready)
+        with pytest.raises(NotFound, match="no engine of rank 0"):
+            await anext(client.attach("another", Rank(0), 2))
+        assert await client.stop("another", 2) == 0
+        with pytest.raises(NotAuthorized, match="coordinator 1 was replaced by 2"):
+            await anext(client.attach("secret 1", Rank(0), 1))
+        with pytest.raises(NotAuthorized, match="coordinator 1 was replaced by 2"):
+            await client.stop("secret 1", 1)
+    await wait_for(lambda: agent.orphans())
+    assert await client.orphans() == (replace(spec("ready"), incarnation=2),)
+    assert await client.stop("secret 1", 2) == 1
+
+
+async def test_a_launch_without_a_secret(client: NodeClient) -> None:
+    with pytest.raises(ProtocolError, match="without a secret"):
+        await until(client.launch(replace(spec("ready"), secret="")), Ready)
 
 
 async def test_the_engines_own_error_arrives_as_itself(client: NodeClient) -> None:
@@ -157,7 +182,7 @@ async def test_nobody_there() -> None:
         held.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{held.getsockname()[1]}"
         async with NodeClient(address) as client:
-            for call in (client.describe(), client.reserve_ports(1), client.stop(Epoch(1))):
+            for call in (client.describe(), client.reserve_ports(1), client.stop("secret 1", 1)):
                 began = time.monotonic()
                 with pytest.raises(NodeUnreachable, match=f"agent at {address} can't be reached"):
                     await call

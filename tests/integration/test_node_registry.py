@@ -46,6 +46,7 @@ class Members:
     def __init__(self) -> None:
         self.now: list[NodeDescription] = []
         self.joined = 0
+        self.turned_away: list[tuple[NodeDescription, str]] = []
 
     @contextmanager
     def member(self, node: NodeDescription) -> Iterator[None]:
@@ -55,6 +56,9 @@ class Members:
             yield
         finally:
             self.now.remove(node)
+
+    def refused(self, node: NodeDescription, error: VersionMismatch) -> None:
+        self.turned_away.append((node, str(error)))
 
 
 @cache
@@ -104,6 +108,9 @@ async def test_other_versions_are_refused_by_name(
     with pytest.raises(VersionMismatch, match=r"worker .* mlx .* here, 0\.0\.1 there"):
         await anext(join(registry.address, other))
     assert members.joined == 0
+    ((who, why),) = members.turned_away
+    assert who == other
+    assert "0.0.1 there" in why
 
 
 async def test_an_agent_that_says_no_address(members: Members, registry: RegistryServer) -> None:

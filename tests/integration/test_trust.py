@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
+from cluster import demo
 from cluster.coordinator.members import Member, Members
 from cluster.coordinator.trust import Trust
 from cluster.core.clock import SystemClock
@@ -26,6 +27,7 @@ from cluster.core.errors import (
 from cluster.core.ids import Epoch, Rank
 from cluster.core.manifest import Wanted
 from cluster.core.versions import versions
+from cluster.model.digest import digest
 from cluster.node.agent import Agent
 from cluster.node.enroll import keep_renewed, own_identity, renew
 from cluster.node.worker import run_worker
@@ -60,6 +62,7 @@ from tests.integration.trust import (
 
 pytestmark = pytest.mark.anyio
 
+DEMO = Wanted("demo", digest(demo.folder()))
 HELLO = Hello(Epoch(3), 1, versions(), "digest", ShardPlan(1, Rank(0), "single", "none"))
 
 
@@ -138,6 +141,19 @@ async def agent_of(identity: IdentityFile) -> AsyncIterator[tuple[Agent, str]]:
     finally:
         await agent.close()
         await server.stop()
+
+
+async def config_of(client: NodeClient) -> bytes:
+    """A file of the demo model, as the agent gives it."""
+    return bytes(await client.read_chunk(DEMO, "config.json", 0, 1 << 20))
+
+
+async def is_refused(client: NodeClient, name: str) -> None:
+    """The agent soon gives it nothing."""
+    with pytest.raises(NotAuthorized, match=f"{name} was revoked"):
+        async with asyncio.timeout(5):
+            while True:
+                await config_of(client)
 
 
 @asynccontextmanager
@@ -419,7 +435,7 @@ class TestIntruders:
                 await client.manifest(wanted, lambda _: None)
             with pytest.raises(ModelUnavailable, match="this machine has no demo"):
                 await client.read_chunk(wanted, "config.json", 0, 1)
-            for call in (client.describe(), client.orphans(), client.stop(Epoch(1))):
+            for call in (client.describe(), client.orphans(), client.stop("secret 1", 1)):
                 with pytest.raises(NotAuthorized, match="only a coordinator may call this"):
                     await call
         async with NodeClient(ports["agent"], foreign(cluster, tmp_path / "f")) as client:
@@ -579,6 +595,44 @@ class TestRevoking:
             with pytest.raises(NotAuthorized, match="was revoked"):
                 async with dial(address, cluster.trust, 1):
                     pass
+
+    async def test_other_machines_give_it_nothing_more(
+        self,
+        cluster: Cluster,
+        node: IdentityFile,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """What it could read a moment ago, with a certificate that is valid still."""
+        other, third = cluster.joined(tmp_path / "other"), cluster.joined(tmp_path / "third")
+        name = other.current().name.id
+        async with AsyncExitStack() as stack:
+            _, address = await stack.enter_async_context(agent_of(node))
+            await stack.enter_async_context(dial(address, cluster.trust, 1))
+            client = await stack.enter_async_context(NodeClient(address, other))
+            assert await config_of(client)
+            Authority.open(cluster.authority.folder).revoke_node(name)
+            await is_refused(client, name)
+            for call in (client.has(DEMO), client.manifest(DEMO, lambda _: None)):
+                with pytest.raises(NotAuthorized, match=f"{name} was revoked"):
+                    await call
+            assert any(
+                record.getMessage().startswith("refused a call from 127.0.0.1:")
+                and record.getMessage().endswith(f"{name} was revoked")
+                for record in caplog.records
+            )
+            async with NodeClient(address, third) as well:
+                assert await config_of(well)
+
+    async def test_a_machine_that_comes_later_knows_too(
+        self, cluster: Cluster, node: IdentityFile, tmp_path: Path
+    ) -> None:
+        other = cluster.joined(tmp_path / "other")
+        cluster.authority.revoke_node(other.current().name.id)
+        async with agent_of(node) as (_, address), NodeClient(address, other) as client:
+            assert await config_of(client)  # nobody has called that agent yet
+            async with dial(address, cluster.trust, 1):
+                await is_refused(client, other.current().name.id)
 
 
 class TestRenewing:

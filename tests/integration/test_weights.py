@@ -133,7 +133,7 @@ def spec(wanted: Wanted, *sources: Node, rank: int = 0, world: int = 1) -> Launc
     plan = ShardPlan(world, Rank(rank), *(("tensor", "ring") if world > 1 else ()))
     return LaunchSpec(
         Epoch(1), "secret", MODEL, wanted.digest, plan,
-        sources=tuple(node.address for node in sources),
+        sources=tuple(node.address for node in sources), incarnation=1,
     )  # fmt: skip
 
 
@@ -191,7 +191,7 @@ async def test_a_model_comes_from_two_sources(start: Start, wanted: Wanted) -> N
     assert len(a.asked) + len(b.asked) == len(set(a.asked) | set(b.asked)) == CHUNKS + 5
     assert a.asked and b.asked
     # It is here now: nobody is asked again.
-    await c.agent.stop(Epoch(1))
+    await c.agent.stop("secret", 1)
     await launch(c, spec(wanted, a, b))
     assert len(a.asked) + len(b.asked) == CHUNKS + 5
 
@@ -330,7 +330,7 @@ async def test_being_stopped_and_going_on(start: Start, wanted: Wanted) -> None:
     source.agent.read_chunk = read_chunk  # type: ignore[method-assign]
     task = asyncio.create_task(launch(here, spec(wanted, source)))
     await wait_for(lambda: len(source.asked) > 10)
-    assert await here.agent.stop(Epoch(1)) == 1
+    assert await here.agent.stop("secret", 1) == 1
     with pytest.raises(LaunchFailed, match="was stopped before it had begun"):
         await task
     assert here.agent.engines == 0
@@ -469,7 +469,7 @@ async def test_a_cut_that_nobody_waits_for_is_ended(
     before = children()
     task = asyncio.create_task(launch(here, spec(wanted, source, rank=1, world=2)))
     await wait_for(lambda: children() - before)
-    await here.agent.stop(Epoch(1))
+    await here.agent.stop("secret", 1)
     with pytest.raises(LaunchFailed):
         await task
     await wait_for(lambda: not children() - before)

@@ -5,6 +5,8 @@ Prints one line of JSON for each thing that has happened.
     agent               an agent without a model; its address
     probe ADDRESS...    has the links between those agents probed; the table and the ring's hosts
                         (both need `Network.certify`)
+    survey ADDRESS...   asks those agents at once what they find; for each its id, whom it has heard
+                        and how far its clock is ahead, or why it has not answered
     advertise           a coordinator that listens and says so; its port
     find                looks for a coordinator; its address
     browse              what comes and goes
@@ -27,7 +29,9 @@ from pathlib import Path
 
 import grpc
 
+from cluster.coordinator import members as members_module
 from cluster.coordinator.edges import probe_pairs
+from cluster.coordinator.survey import survey as ask_all
 from cluster.core.cluster import Blas, NodeDescription
 from cluster.discovery import mdns
 from cluster.discovery.advert import Advert
@@ -93,6 +97,18 @@ async def probe(*addresses: str) -> None:
         for link in found
     ]
     say({"links": links, "order": ring.order, "hosts": ring_hosts(ring, [1] * len(members), "")})
+
+
+async def survey(*addresses: str) -> None:
+    async with AsyncExitStack() as stack:
+        members = []
+        for address in addresses:
+            client = NodeClient(address, identity("coordinator"))
+            await stack.enter_async_context(client)
+            members.append(members_module.Member(client, await client.describe(), 1))
+        for each in await ask_all(members):
+            heard = each.facts and each.facts.heard
+            say([each.node_id, heard, each.ahead, each.error])
 
 
 async def advertise() -> None:
@@ -170,7 +186,9 @@ def _knock(other: str, authority: str, member: str, *addresses: str) -> None:
             channel.close()
 
 
-VERBS = {verb.__name__: verb for verb in (agent, probe, advertise, find, browse, lie, knock)}
+VERBS = {
+    verb.__name__: verb for verb in (agent, probe, survey, advertise, find, browse, lie, knock)
+}
 
 if __name__ == "__main__":
     # Short lives, so that a test can wait for their end.

@@ -210,6 +210,13 @@ class Machine:
         """The switch passes it on again."""
         ip("-n", self.port[0], "link", "set", self.port[1], "master", "bridge")
 
+    def deafen(self, *, deaf: bool = True) -> None:
+        """Whether the switch passes no multicast on to eth0: others still hear this machine, and
+        what is for it alone arrives."""
+        flood = "off" if deaf else "on"
+        slave = ("type", "bridge_slave", "mcast_flood", flood)
+        ip("-n", self.port[0], "link", "set", self.port[1], *slave)
+
     def running(self, interface: str = "eth0") -> None:
         """Return once the interface carries packets, some time after both of its ends are up."""
         end = time.monotonic() + 5

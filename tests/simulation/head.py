@@ -3,7 +3,7 @@ drive.py, runner.py, epoch.py and members.py do around them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ from tests.simulation.engine import VERSIONS, Machine
 from tests.simulation.line import LOOK_SECONDS, Line
 from tests.simulation.model import Letters
 from tests.simulation.network import Stream
-from tests.simulation.node import Agent, Attach, Groups, Listener, Node
+from tests.simulation.node import Attach, Groups, Listener, Node
 from tests.simulation.world import World
 
 if TYPE_CHECKING:
@@ -262,9 +262,6 @@ class Formation:
 
     def start(self) -> None:
         head = self.head
-        if self.number != 1:
-            self._launch()
-            return
         answers: dict[str, list[LaunchSpec]] = {}
 
         def told(name: str, specs: list[LaunchSpec] | None) -> None:
@@ -275,12 +272,13 @@ class Formation:
                     for member in self.members
                     for spec in answers[member.id]
                 ]
-                left = whole(found, head.recipe)
-                names = {place.member.name for place in left}  # type: ignore[attr-defined]
-                if left and names == set(answers):
-                    self._adopt(left)
+                left = [each for each in found if each.spec.incarnation <= head.incarnation]
+                group = whole(left, head.recipe) if self.number == 1 else []
+                names = {place.member.name for place in group}  # type: ignore[attr-defined]
+                if group and names == set(answers):
+                    self._adopt(group)
                 else:
-                    self._launch()
+                    self._clear(left)
 
         for member in self.members:
             node = head.nodes[member.id]
@@ -298,6 +296,26 @@ class Formation:
         self._say(f"adopts epoch {self.number}")
         self._follow(places, adopt=True)
 
+    def _clear(self, left: list[Place]) -> None:
+        """What nobody holds makes room; then the engines are launched."""
+        waiting = {(place.member, place.spec.secret) for place in left}
+        if not waiting:
+            self._launch()
+
+        def gone(node: Node, secret: str) -> None:
+            waiting.discard((node, secret))
+            if not waiting:
+                self._launch()
+
+        for place in left:
+            node = place.member
+            assert isinstance(node, Node)
+            self._stop(
+                node,
+                place.spec.secret,
+                lambda _, node=node, secret=place.spec.secret: gone(node, secret),
+            )
+
     def _launch(self) -> None:
         world = len(self.members)
         kind, backend = ("tensor", "ring") if world > 1 else ("single", "none")
@@ -314,6 +332,7 @@ class Formation:
                         "simulated",
                         DIGEST,
                         ShardPlan(world, Rank(rank), kind, backend),
+                        incarnation=self.head.incarnation,
                     ),
                 )
                 for rank, member in enumerate(self.members)
@@ -329,8 +348,10 @@ class Formation:
         now = self.head.world.now()
         self._follows = [_Follow(heard=now) for _ in places]
         for rank, place in enumerate(places):
-            plan = place.spec
-            self._call(rank, Attach(plan.epoch, plan.plan.rank) if adopt else plan)
+            self._call(rank, self._attach(rank) if adopt else place.spec)
+
+    def _attach(self, rank: int) -> Attach:
+        return Attach(self.secret, Rank(rank), self.head.incarnation)
 
     def _call(self, rank: int, orders: LaunchSpec | Attach) -> None:
         head, follow = self.head, self._follows[rank]
@@ -404,6 +425,8 @@ class Formation:
                     self._refused(rank, LaunchFailed(str(message)))
             case SetupError():
                 self._refused(rank, message)
+            case NotAuthorized():
+                self.over(message)
 
     def _refused(self, rank: int, error: TandemError) -> None:
         head = self.head
@@ -421,11 +444,10 @@ class Formation:
         elif min(head.world.now() - follow.heard, head.coordinator.silent_for()) > REACH_SECONDS:
             self.over(NodeLost(f"the engine of rank {rank} on {name} is gone"))
         else:
-            spec = self._places[rank].spec
 
             def again() -> None:
                 if self._error is None and follow.stream is None:
-                    self._call(rank, Attach(spec.epoch, spec.plan.rank))
+                    self._call(rank, self._attach(rank))
 
             head.after(RETRY_SECONDS, again)
 
@@ -504,25 +526,33 @@ class Formation:
         if isinstance(error, NotAuthorized):
             self._gone(error)  # they are another's now
             return
-        answers: list[str] = []
+        answers: list[NotAuthorized | None] = []
 
-        def stopped(name: str) -> None:
-            answers.append(name)
+        def stopped(refusal: NotAuthorized | None) -> None:
+            answers.append(refusal)
             if len(answers) == len(nodes):
-                self._gone(error)
+                self._gone(next(filter(None, answers), error))
 
         for node in nodes:
-            head.machine.network.ask(
-                head,
-                node.name,
-                lambda node=node: node.agent,
-                lambda node=node: self._stop(node.agent),
-                lambda _, name=node.name: stopped(name),
-                STOP_SECONDS,
-            )
+            self._stop(node, self.secret, stopped)
 
-    def _stop(self, agent: Agent | None) -> bool:
-        return agent is not None and agent.stop_epoch(self.number, self.head)
+    def _stop(
+        self, node: Node, secret: str, answer: Callable[[NotAuthorized | None], None]
+    ) -> None:
+        """End the engines of an epoch there."""
+
+        def end() -> NotAuthorized | None:
+            agent, incarnation = node.agent, self.head.incarnation
+            return agent.stop_epoch(secret, incarnation) if agent is not None else None
+
+        self.head.machine.network.ask(
+            self.head,
+            node.name,
+            lambda: node.agent,
+            end,
+            answer,
+            STOP_SECONDS,
+        )
 
     def _gone(self, error: TandemError) -> None:
         head = self.head

@@ -15,6 +15,7 @@ from cluster.core.engine_protocol import Fence, StepWindow
 from cluster.core.request import Finish
 from cluster.core.session import Session
 from cluster.membership.epochs import Epochs
+from cluster.node.launches import Launches
 from cluster.scheduler import slots
 from cluster.scheduler.events import Released
 from cluster.scheduler.pace import DecodePace, PrefillPace
@@ -122,6 +123,27 @@ def _seed_of_the_slot(patch: Patch) -> None:
     patch.setattr(slots, "_admit", other)
 
 
+def _agents_not_fenced(patch: Patch) -> None:
+    of = Launches.of
+
+    def anybody(self: Any, secret: str, incarnation: int) -> Any:
+        self._newest.update(dict.fromkeys(self._newest, 0))
+        return of(self, secret, incarnation)
+
+    patch.setattr(Launches, "of", anybody)
+
+
+def _agents_forget(patch: Patch) -> None:
+    forget = Launches.forget
+
+    def all_of_it(self: Any, launch: Any) -> None:
+        forget(self, launch)
+        if launch.spec.secret not in {each.spec.secret for each in self}:
+            self._newest.pop(launch.spec.secret, None)
+
+    patch.setattr(Launches, "forget", all_of_it)
+
+
 def _never_overdue(patch: Patch) -> None:
     patch.setattr(Scheduler, "overdue", lambda self, now: False)
 
@@ -213,6 +235,8 @@ MUTATIONS = (
     Mutation("heartbeats decide", 7, _heartbeats_decide, AGENTS),
     Mutation("only the prompt is computed again", 8, _prompt_only),
     Mutation("requests are blamed for whatever ends an epoch", 8, _blame_for_all, STUCK),
+    Mutation("an agent obeys any coordinator", 8, _agents_not_fenced, TAKEN_OVER),
+    Mutation("an agent forgets who took engines that are gone", 8, _agents_forget, TAKEN_OVER),
     Mutation("what fails looks like an answer", 9, _early_success),
     Mutation("what fails has no reason", 9, _nobody_told),
     Mutation("the queue has no bound", 10, _long_queue),

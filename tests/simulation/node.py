@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cluster.core.cluster import Alive, EngineEvent, Exited, LaunchSpec, Ready, Started
-from cluster.core.errors import LaunchFailed, NotFound, TandemError
+from cluster.core.errors import NotAuthorized, TandemError
+from cluster.core.ids import Rank
+from cluster.node.launches import Launches
 from tests.simulation.engine import Engine, Group, Machine
 from tests.simulation.network import Stream
 from tests.simulation.world import Process, World
@@ -20,12 +22,9 @@ KILL_SECONDS = 0.05
 class Attach:
     """Asks for news of an engine that runs."""
 
-    epoch: int
-    rank: int
-
-
-Key = tuple[int, int]
-"""Epoch and rank."""
+    secret: str
+    rank: Rank
+    incarnation: int
 
 
 @dataclass(eq=False)
@@ -33,10 +32,7 @@ class Launch:
     """One engine of an agent."""
 
     spec: LaunchSpec
-    engine: Engine
-    owners: list[Process] = field(default_factory=list)
-    """Coordinators that have held it: more than one, where one goes on after another, or where
-    two think that it is theirs."""
+    engine: Engine = field(init=False)
     holders: int = 0
     ready: bool = False
     patience: int = 0
@@ -65,7 +61,7 @@ class Agent(Process):
     def __init__(self, world: World, node: Node, machine: Machine, groups: Groups) -> None:
         super().__init__(world, node.name, node.name)
         self.incarnation = node.starts
-        self.launches: dict[Key, Launch] = {}
+        self.launches: Launches[Launch] = Launches(node.name)
         self._node = node
         self._machine = machine
         self._groups = groups
@@ -92,33 +88,25 @@ class Agent(Process):
     def _called(self, stream: Stream, message: object) -> None:
         try:
             if isinstance(message, LaunchSpec):
-                launch = self._launch(message, stream.caller)
+                launch = self._launch(message)
             else:
                 assert isinstance(message, Attach)
-                found = self.launches.get((message.epoch, message.rank))
-                if found is None:
-                    raise NotFound(f"no engine of rank {message.rank} of epoch {message.epoch}")
-                launch = found
+                launch = self.launches.find(message.secret, message.rank, message.incarnation)
         except TandemError as error:
             stream.send(1, error)
             stream.close(1)
             return
-        launch.owners.append(stream.caller)
         launch.holders += 1
         launch.patience += 1
         stream.broken[1] = lambda: self._let_go(launch)
         self._tell(stream, launch)
 
-    def _launch(self, spec: LaunchSpec, asker: Process) -> Launch:
-        for launch in [each for each in self.launches.values() if not each.holders]:
-            self._end(launch, asker)
-        key = (int(spec.epoch), int(spec.plan.rank))
-        if key in self.launches:
-            raise LaunchFailed(f"rank {key[1]} of epoch {key[0]} already runs on {self.name}")
+    def _launch(self, spec: LaunchSpec) -> Launch:
+        launch = Launch(spec)
+        self.launches.admit(launch)
         group = self._groups.of(spec)
-        engine = Engine(self.world, self._machine, self.host, spec, group)
+        engine = launch.engine = Engine(self.world, self._machine, self.host, spec, group)
         engine.agent = self
-        launch = self.launches[key] = Launch(spec, engine)
         engine.after(self.world.between(0.3, 2.0), lambda: self._ready(launch))
         return launch
 
@@ -144,14 +132,12 @@ class Agent(Process):
 
     def exited(self, engine: Engine, code: int) -> None:
         """The agent has reaped it."""
-        key = (int(engine.spec.epoch), int(engine.spec.plan.rank))
-        launch = self.launches.get(key)
-        if launch is None or launch.engine is not engine:
-            return
-        del self.launches[key]
-        for stream in launch.streams:
-            stream.send(1, Exited(code, "simulated"))
-            stream.close(1)
+        for launch in self.launches:
+            if launch.engine is engine:
+                self.launches.forget(launch)
+                for stream in launch.streams:
+                    stream.send(1, Exited(code, "simulated"))
+                    stream.close(1)
 
     def _let_go(self, launch: Launch) -> None:
         launch.holders -= 1
@@ -168,28 +154,28 @@ class Agent(Process):
         if launch.engine.alive:
             launch.engine.exit(-9)
 
-    def stop_epoch(self, epoch: int, asker: Process) -> bool:
-        """Kill every engine of an epoch."""
-        for launch in list(self.launches.values()):
-            if launch.spec.epoch == epoch:
-                self._end(launch, asker)
-        return True
-
-    def _end(self, launch: Launch, asker: Process) -> None:
-        """A coordinator has no use for it, which may be another one's."""
-        if any(owner is not asker for owner in launch.owners):
-            # Nothing tells that one that this is no crash.
-            self._machine.checks.crash(launch.spec.secret)
-        self.kill(launch)
+    def stop_epoch(self, secret: str, incarnation: int) -> NotAuthorized | None:
+        """Kill every engine of an epoch, unless it is that of a newer coordinator."""
+        try:
+            launches = self.launches.of(secret, incarnation)
+        except NotAuthorized as refusal:
+            return refusal
+        for launch in launches:
+            self.kill(launch)
+        return None
 
     def orphans(self) -> list[LaunchSpec]:
-        return [launch.spec for launch in self.launches.values() if not launch.holders]
+        return [
+            replace(launch.spec, incarnation=self.launches.incarnation(launch))
+            for launch in self.launches
+            if not launch.holders
+        ]
 
     def die(self, *, quietly: bool = False) -> None:
         """Its engines read the end of their input, and go."""
         if self.alive:
             super().die(quietly=quietly)
-            for launch in self.launches.values():
+            for launch in self.launches:
                 launch.engine.agent = None
                 if launch.engine.alive:
                     launch.engine.die(quietly=quietly)
@@ -221,5 +207,5 @@ class Node:
     @property
     def engines(self) -> list[Engine]:
         """Those that live."""
-        launches = self.agent.launches.values() if self.agent is not None else ()
+        launches = self.agent.launches if self.agent is not None else ()
         return [launch.engine for launch in launches if launch.engine.alive]

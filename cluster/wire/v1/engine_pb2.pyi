@@ -377,9 +377,11 @@ class Step(_message.Message):
     CHUNKS_FIELD_NUMBER: _builtins.int
     SAVE_FIELD_NUMBER: _builtins.int
     RESTORE_FIELD_NUMBER: _builtins.int
+    TIMED_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     seq: _builtins.int
     iterations: _builtins.int
+    timed: _builtins.bool
     @_builtins.property
     def release(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -410,10 +412,11 @@ class Step(_message.Message):
         chunks: _abc.Iterable[Global___Chunk] | None = ...,
         save: _abc.Iterable[Global___Save] | None = ...,
         restore: _abc.Iterable[Global___Restore] | None = ...,
+        timed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admit", b"admit", "chunks", b"chunks", "decode", b"decode", "epoch", b"epoch", "fork", b"fork", "iterations", b"iterations", "park", b"park", "release", b"release", "restore", b"restore", "save", b"save", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admit", b"admit", "chunks", b"chunks", "decode", b"decode", "epoch", b"epoch", "fork", b"fork", "iterations", b"iterations", "park", b"park", "release", b"release", "restore", b"restore", "save", b"save", "seq", b"seq", "timed", b"timed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -677,6 +680,7 @@ class StepResult(_message.Message):
     COUNTS_FIELD_NUMBER: _builtins.int
     LIKELIHOODS_FIELD_NUMBER: _builtins.int
     PEAK_BYTES_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     seq: _builtins.int
     digest: _builtins.int
@@ -702,6 +706,10 @@ class StepResult(_message.Message):
     def likelihoods(self) -> _containers.RepeatedCompositeFieldContainer[Global___Likelihood]:
         """rank 0 only"""
 
+    @_builtins.property
+    def times(self) -> Global___StepTimes:
+        """of a step that is timed"""
+
     def __init__(
         self,
         *,
@@ -716,14 +724,73 @@ class StepResult(_message.Message):
         counts: _abc.Iterable[_builtins.int] | None = ...,
         likelihoods: _abc.Iterable[Global___Likelihood] | None = ...,
         peak_bytes: _builtins.int = ...,
+        times: Global___StepTimes | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_times", b"_times", "times", b"times"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_times", b"_times", "chunk_seconds", b"chunk_seconds", "counts", b"counts", "decode_seconds", b"decode_seconds", "decoded", b"decoded", "digest", b"digest", "epoch", b"epoch", "likelihoods", b"likelihoods", "memory_bytes", b"memory_bytes", "peak_bytes", b"peak_bytes", "prefilled", b"prefilled", "seq", b"seq", "times", b"times"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__times: _TypeAlias = _typing.Literal["times"]  # noqa: Y015
+    _WhichOneofArgType__times: _TypeAlias = _typing.Literal["_times", b"_times"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__times) -> _WhichOneofReturnType__times | None: ...
+
+Global___StepResult: _TypeAlias = StepResult  # noqa: Y015
+
+@_typing.final
+class StepTimes(_message.Message):
+    """Seconds of the rank's own clock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIVED_FIELD_NUMBER: _builtins.int
+    ANSWERED_FIELD_NUMBER: _builtins.int
+    DECODE_FIELD_NUMBER: _builtins.int
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    received: _builtins.float
+    answered: _builtins.float
+    @_builtins.property
+    def decode(self) -> Global___Interval: ...
+    @_builtins.property
+    def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Interval]: ...
+    def __init__(
+        self,
+        *,
+        received: _builtins.float = ...,
+        answered: _builtins.float = ...,
+        decode: Global___Interval | None = ...,
+        chunks: _abc.Iterable[Global___Interval] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_decode", b"_decode", "decode", b"decode"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_decode", b"_decode", "answered", b"answered", "chunks", b"chunks", "decode", b"decode", "received", b"received"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__decode: _TypeAlias = _typing.Literal["decode"]  # noqa: Y015
+    _WhichOneofArgType__decode: _TypeAlias = _typing.Literal["_decode", b"_decode"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__decode) -> _WhichOneofReturnType__decode | None: ...
+
+Global___StepTimes: _TypeAlias = StepTimes  # noqa: Y015
+
+@_typing.final
+class Interval(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEGUN_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    begun: _builtins.float
+    done: _builtins.float
+    def __init__(
+        self,
+        *,
+        begun: _builtins.float = ...,
+        done: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_seconds", b"chunk_seconds", "counts", b"counts", "decode_seconds", b"decode_seconds", "decoded", b"decoded", "digest", b"digest", "epoch", b"epoch", "likelihoods", b"likelihoods", "memory_bytes", b"memory_bytes", "peak_bytes", b"peak_bytes", "prefilled", b"prefilled", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begun", b"begun", "done", b"done"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___StepResult: _TypeAlias = StepResult  # noqa: Y015
+Global___Interval: _TypeAlias = Interval  # noqa: Y015
 
 @_typing.final
 class Likelihood(_message.Message):

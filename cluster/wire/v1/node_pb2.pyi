@@ -372,6 +372,249 @@ class ProbeReply(_message.Message):
 Global___ProbeReply: _TypeAlias = ProbeReply  # noqa: Y015
 
 @_typing.final
+class SurveyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SurveyRequest: _TypeAlias = SurveyRequest  # noqa: Y015
+
+@_typing.final
+class SurveyReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FACTS_FIELD_NUMBER: _builtins.int
+    RECEIVED_FIELD_NUMBER: _builtins.int
+    ANSWERED_FIELD_NUMBER: _builtins.int
+    received: _builtins.float
+    """Unix seconds by the agent's clock, when the request came"""
+    answered: _builtins.float
+    """and when this left"""
+    @_builtins.property
+    def facts(self) -> Global___Facts: ...
+    def __init__(
+        self,
+        *,
+        facts: Global___Facts | None = ...,
+        received: _builtins.float = ...,
+        answered: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "facts", b"facts", "received", b"received"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SurveyReply: _TypeAlias = SurveyReply  # noqa: Y015
+
+@_typing.final
+class Facts(_message.Message):
+    """One machine as it was found; see cluster/core/facts.py for what is empty when."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOSTNAME_FIELD_NUMBER: _builtins.int
+    SYSTEM_FIELD_NUMBER: _builtins.int
+    CHIP_FIELD_NUMBER: _builtins.int
+    CORES_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    USABLE_BYTES_FIELD_NUMBER: _builtins.int
+    AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
+    LOCKED_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    BLAS_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    PYTHON_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    NETWORKS_FIELD_NUMBER: _builtins.int
+    DISKS_FIELD_NUMBER: _builtins.int
+    MULTICAST_ERROR_FIELD_NUMBER: _builtins.int
+    THUNDERBOLT_FIELD_NUMBER: _builtins.int
+    BRIDGED_FIELD_NUMBER: _builtins.int
+    RDMA_SETTING_FIELD_NUMBER: _builtins.int
+    RDMA_DEVICES_FIELD_NUMBER: _builtins.int
+    RDMA_ACTIVE_FIELD_NUMBER: _builtins.int
+    FIREWALL_FIELD_NUMBER: _builtins.int
+    FIREWALL_STATE_FIELD_NUMBER: _builtins.int
+    WIRED_LIMIT_MB_FIELD_NUMBER: _builtins.int
+    CLOCK_SYNCHRONIZED_FIELD_NUMBER: _builtins.int
+    CLOCK_OFFSET_FIELD_NUMBER: _builtins.int
+    UNANSWERED_FIELD_NUMBER: _builtins.int
+    HEARD_FIELD_NUMBER: _builtins.int
+    hostname: _builtins.str
+    system: _builtins.str
+    chip: _builtins.str
+    cores: _builtins.int
+    memory_bytes: _builtins.int
+    usable_bytes: _builtins.int
+    available_bytes: _builtins.int
+    locked_limit_bytes: _builtins.int
+    """-1: none"""
+    python: _builtins.str
+    multicast_error: _builtins.str
+    rdma_setting: _builtins.str
+    firewall: _builtins.str
+    firewall_state: _builtins.str
+    """"off", "on", "closed" or "unknown" """
+    wired_limit_mb: _builtins.int
+    clock_synchronized: _builtins.bool
+    clock_offset: _builtins.float
+    """seconds"""
+    @_builtins.property
+    def blas(self) -> Global___Blas: ...
+    @_builtins.property
+    def versions(self) -> _engine_pb2.Versions: ...
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedCompositeFieldContainer[Global___Address]: ...
+    @_builtins.property
+    def networks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def disks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Disk]: ...
+    @_builtins.property
+    def thunderbolt(self) -> _containers.RepeatedCompositeFieldContainer[Global___ThunderboltPort]: ...
+    @_builtins.property
+    def bridged(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def rdma_devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def rdma_active(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def unanswered(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def heard(self) -> Global___Heard:
+        """absent: it has not listened"""
+
+    def __init__(
+        self,
+        *,
+        hostname: _builtins.str = ...,
+        system: _builtins.str = ...,
+        chip: _builtins.str = ...,
+        cores: _builtins.int = ...,
+        memory_bytes: _builtins.int = ...,
+        usable_bytes: _builtins.int = ...,
+        available_bytes: _builtins.int = ...,
+        locked_limit_bytes: _builtins.int = ...,
+        blas: Global___Blas | None = ...,
+        versions: _engine_pb2.Versions | None = ...,
+        python: _builtins.str = ...,
+        addresses: _abc.Iterable[Global___Address] | None = ...,
+        networks: _abc.Iterable[_builtins.str] | None = ...,
+        disks: _abc.Iterable[Global___Disk] | None = ...,
+        multicast_error: _builtins.str = ...,
+        thunderbolt: _abc.Iterable[Global___ThunderboltPort] | None = ...,
+        bridged: _abc.Iterable[_builtins.str] | None = ...,
+        rdma_setting: _builtins.str = ...,
+        rdma_devices: _abc.Iterable[_builtins.str] | None = ...,
+        rdma_active: _abc.Iterable[_builtins.str] | None = ...,
+        firewall: _builtins.str = ...,
+        firewall_state: _builtins.str = ...,
+        wired_limit_mb: _builtins.int = ...,
+        clock_synchronized: _builtins.bool | None = ...,
+        clock_offset: _builtins.float | None = ...,
+        unanswered: _abc.Iterable[_builtins.str] | None = ...,
+        heard: Global___Heard | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clock_offset", b"_clock_offset", "_clock_synchronized", b"_clock_synchronized", "blas", b"blas", "clock_offset", b"clock_offset", "clock_synchronized", b"clock_synchronized", "heard", b"heard", "versions", b"versions"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clock_offset", b"_clock_offset", "_clock_synchronized", b"_clock_synchronized", "addresses", b"addresses", "available_bytes", b"available_bytes", "blas", b"blas", "bridged", b"bridged", "chip", b"chip", "clock_offset", b"clock_offset", "clock_synchronized", b"clock_synchronized", "cores", b"cores", "disks", b"disks", "firewall", b"firewall", "firewall_state", b"firewall_state", "heard", b"heard", "hostname", b"hostname", "locked_limit_bytes", b"locked_limit_bytes", "memory_bytes", b"memory_bytes", "multicast_error", b"multicast_error", "networks", b"networks", "python", b"python", "rdma_active", b"rdma_active", "rdma_devices", b"rdma_devices", "rdma_setting", b"rdma_setting", "system", b"system", "thunderbolt", b"thunderbolt", "unanswered", b"unanswered", "usable_bytes", b"usable_bytes", "versions", b"versions", "wired_limit_mb", b"wired_limit_mb"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__clock_offset: _TypeAlias = _typing.Literal["clock_offset"]  # noqa: Y015
+    _WhichOneofArgType__clock_offset: _TypeAlias = _typing.Literal["_clock_offset", b"_clock_offset"]  # noqa: Y015
+    _WhichOneofReturnType__clock_synchronized: _TypeAlias = _typing.Literal["clock_synchronized"]  # noqa: Y015
+    _WhichOneofArgType__clock_synchronized: _TypeAlias = _typing.Literal["_clock_synchronized", b"_clock_synchronized"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clock_offset) -> _WhichOneofReturnType__clock_offset | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clock_synchronized) -> _WhichOneofReturnType__clock_synchronized | None: ...
+
+Global___Facts: _TypeAlias = Facts  # noqa: Y015
+
+@_typing.final
+class Disk(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USE_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    FREE_BYTES_FIELD_NUMBER: _builtins.int
+    WRITABLE_FIELD_NUMBER: _builtins.int
+    use: _builtins.str
+    path: _builtins.str
+    free_bytes: _builtins.int
+    writable: _builtins.bool
+    def __init__(
+        self,
+        *,
+        use: _builtins.str = ...,
+        path: _builtins.str = ...,
+        free_bytes: _builtins.int = ...,
+        writable: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["free_bytes", b"free_bytes", "path", b"path", "use", b"use", "writable", b"writable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Disk: _TypeAlias = Disk  # noqa: Y015
+
+@_typing.final
+class ThunderboltPort(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    INTERFACE_FIELD_NUMBER: _builtins.int
+    GIGABITS_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    interface: _builtins.str
+    gigabits: _builtins.int
+    peer: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        interface: _builtins.str = ...,
+        gigabits: _builtins.int = ...,
+        peer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gigabits", b"gigabits", "interface", b"interface", "name", b"name", "peer", b"peer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ThunderboltPort: _TypeAlias = ThunderboltPort  # noqa: Y015
+
+@_typing.final
+class Heard(_message.Message):
+    """Machines that said by mDNS to be of the same cluster; anyone can."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def node_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        node_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_ids", b"node_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Heard: _TypeAlias = Heard  # noqa: Y015
+
+@_typing.final
 class LaunchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -388,6 +631,7 @@ class LaunchRequest(_message.Message):
     DRAFT_DIGEST_FIELD_NUMBER: _builtins.int
     RDMA_FIELD_NUMBER: _builtins.int
     SOURCES_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     secret: _builtins.str
     """of the epoch; the engine answers to nothing else"""
@@ -405,6 +649,8 @@ class LaunchRequest(_message.Message):
     """as model, of the one that drafts; empty for none"""
     draft_digest: _builtins.str
     """expected, as model_digest"""
+    incarnation: _builtins.int
+    """of the coordinator that launches it"""
     @_builtins.property
     def plan(self) -> _engine_pb2.ShardPlan: ...
     @_builtins.property
@@ -435,10 +681,11 @@ class LaunchRequest(_message.Message):
         draft_digest: _builtins.str = ...,
         rdma: _abc.Iterable[Global___RdmaRow] | None = ...,
         sources: _abc.Iterable[_builtins.str] | None = ...,
+        incarnation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_digest", b"draft_digest", "draft_model", b"draft_model", "epoch", b"epoch", "kv_bits", b"kv_bits", "kv_dir", b"kv_dir", "model", b"model", "model_digest", b"model_digest", "plan", b"plan", "rdma", b"rdma", "ring", b"ring", "secret", b"secret", "sources", b"sources", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_digest", b"draft_digest", "draft_model", b"draft_model", "epoch", b"epoch", "incarnation", b"incarnation", "kv_bits", b"kv_bits", "kv_dir", b"kv_dir", "model", b"model", "model_digest", b"model_digest", "plan", b"plan", "rdma", b"rdma", "ring", b"ring", "secret", b"secret", "sources", b"sources", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -488,7 +735,9 @@ class OrphansReply(_message.Message):
     ENGINES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def engines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LaunchRequest]:
-        """as they were launched"""
+        """As they were launched, but for the incarnation: that of the newest coordinator which has
+        asked for them since.
+        """
 
     def __init__(
         self,
@@ -507,19 +756,24 @@ Global___OrphansReply: _TypeAlias = OrphansReply  # noqa: Y015
 class AttachRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    EPOCH_FIELD_NUMBER: _builtins.int
     RANK_FIELD_NUMBER: _builtins.int
-    epoch: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
+    secret: _builtins.str
+    """of its epoch"""
+    incarnation: _builtins.int
+    """of the coordinator that asks"""
     def __init__(
         self,
         *,
-        epoch: _builtins.int = ...,
         rank: _builtins.int = ...,
+        secret: _builtins.str = ...,
+        incarnation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "rank", b"rank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "rank", b"rank", "secret", b"secret"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -711,23 +965,65 @@ class Beat(_message.Message):
 Global___Beat: _TypeAlias = Beat  # noqa: Y015
 
 @_typing.final
-class StopRequest(_message.Message):
+class RefuseRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    EPOCH_FIELD_NUMBER: _builtins.int
-    NOW_FIELD_NUMBER: _builtins.int
-    epoch: _builtins.int
-    now: _builtins.bool
-    """SIGKILL at once: the engines can't end by themselves any more"""
+    NODES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """ids"""
+
     def __init__(
         self,
         *,
-        epoch: _builtins.int = ...,
-        now: _builtins.bool = ...,
+        nodes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "now", b"now"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefuseRequest: _TypeAlias = RefuseRequest  # noqa: Y015
+
+@_typing.final
+class RefuseReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefuseReply: _TypeAlias = RefuseReply  # noqa: Y015
+
+@_typing.final
+class StopRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOW_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    now: _builtins.bool
+    """SIGKILL at once: the engines can't end by themselves any more"""
+    secret: _builtins.str
+    """of the epoch"""
+    incarnation: _builtins.int
+    """of the coordinator that asks"""
+    def __init__(
+        self,
+        *,
+        now: _builtins.bool = ...,
+        secret: _builtins.str = ...,
+        incarnation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "now", b"now", "secret", b"secret"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -55,6 +55,11 @@ class NodeStub:
                 request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.ProbeRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.ProbeReply.FromString,
                 _registered_method=True)
+        self.Survey = channel.unary_unary(
+                '/cluster.wire.v1.Node/Survey',
+                request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.SurveyRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.SurveyReply.FromString,
+                _registered_method=True)
         self.Launch = channel.unary_stream(
                 '/cluster.wire.v1.Node/Launch',
                 request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.LaunchRequest.SerializeToString,
@@ -79,6 +84,11 @@ class NodeStub:
                 '/cluster.wire.v1.Node/Lease',
                 request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.LeaseRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.Beat.FromString,
+                _registered_method=True)
+        self.Refuse = channel.unary_unary(
+                '/cluster.wire.v1.Node/Refuse',
+                request_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.RefuseRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.RefuseReply.FromString,
                 _registered_method=True)
         self.Has = channel.unary_unary(
                 '/cluster.wire.v1.Node/Has',
@@ -129,6 +139,14 @@ class NodeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Survey(self, request, context):
+        """What `tandem doctor` wants to know of this machine; takes seconds. Meanwhile the agent
+        advertises itself by mDNS and notes which others do: asked at once, all hear each other.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Launch(self, request, context):
         """Starts one engine and tells of its life. The engine lives no longer than this call plus
         the agent's orphan grace: cancelling the call is how the coordinator lets go.
@@ -139,7 +157,8 @@ class NodeServicer:
 
     def Attach(self, request, context):
         """Holds an engine that runs already, after the call that launched it broke: what Launch tells,
-        from the start. NotFound when there is none.
+        from the start. NotFound when there is none, or nothing is known of the secret; NotAuthorized
+        for a coordinator that a newer one has replaced.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,6 +174,7 @@ class NodeServicer:
 
     def Stop(self, request, context):
         """Kills every engine of an epoch (SIGTERM, then SIGKILL) and returns when they are gone.
+        NotAuthorized for a coordinator that a newer one has replaced.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -162,6 +182,13 @@ class NodeServicer:
 
     def Lease(self, request, context):
         """A sign of life every half second, for as long as the coordinator listens: the agent's lease.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Refuse(self, request, context):
+        """Which machines were revoked, all of them: whatever they ask for is refused from now on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -215,6 +242,11 @@ def add_NodeServicer_to_server(servicer, server):
                     request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.ProbeRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.ProbeReply.SerializeToString,
             ),
+            'Survey': grpc.unary_unary_rpc_method_handler(
+                    servicer.Survey,
+                    request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.SurveyRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.SurveyReply.SerializeToString,
+            ),
             'Launch': grpc.unary_stream_rpc_method_handler(
                     servicer.Launch,
                     request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.LaunchRequest.FromString,
@@ -239,6 +271,11 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.Lease,
                     request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.LeaseRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.Beat.SerializeToString,
+            ),
+            'Refuse': grpc.unary_unary_rpc_method_handler(
+                    servicer.Refuse,
+                    request_deserializer=cluster_dot_wire_dot_v1_dot_node__pb2.RefuseRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_v1_dot_node__pb2.RefuseReply.SerializeToString,
             ),
             'Has': grpc.unary_unary_rpc_method_handler(
                     servicer.Has,
@@ -376,6 +413,33 @@ class Node:
             _registered_method=True)
 
     @staticmethod
+    def Survey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cluster.wire.v1.Node/Survey',
+            cluster_dot_wire_dot_v1_dot_node__pb2.SurveyRequest.SerializeToString,
+            cluster_dot_wire_dot_v1_dot_node__pb2.SurveyReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Launch(request,
             target,
             options=(),
@@ -500,6 +564,33 @@ class Node:
             '/cluster.wire.v1.Node/Lease',
             cluster_dot_wire_dot_v1_dot_node__pb2.LeaseRequest.SerializeToString,
             cluster_dot_wire_dot_v1_dot_node__pb2.Beat.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Refuse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cluster.wire.v1.Node/Refuse',
+            cluster_dot_wire_dot_v1_dot_node__pb2.RefuseRequest.SerializeToString,
+            cluster_dot_wire_dot_v1_dot_node__pb2.RefuseReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,22 +42,31 @@ class NodeStub:
     """
     Probe: _grpc.UnaryUnaryMultiCallable[_node_pb2.ProbeRequest, _node_pb2.ProbeReply]
     """Connects to a listener of another agent as the data plane would, and measures the link."""
+    Survey: _grpc.UnaryUnaryMultiCallable[_node_pb2.SurveyRequest, _node_pb2.SurveyReply]
+    """What `tandem doctor` wants to know of this machine; takes seconds. Meanwhile the agent
+    advertises itself by mDNS and notes which others do: asked at once, all hear each other.
+    """
     Launch: _grpc.UnaryStreamMultiCallable[_node_pb2.LaunchRequest, _node_pb2.EngineEvent]
     """Starts one engine and tells of its life. The engine lives no longer than this call plus
     the agent's orphan grace: cancelling the call is how the coordinator lets go.
     """
     Attach: _grpc.UnaryStreamMultiCallable[_node_pb2.AttachRequest, _node_pb2.EngineEvent]
     """Holds an engine that runs already, after the call that launched it broke: what Launch tells,
-    from the start. NotFound when there is none.
+    from the start. NotFound when there is none, or nothing is known of the secret; NotAuthorized
+    for a coordinator that a newer one has replaced.
     """
     Orphans: _grpc.UnaryUnaryMultiCallable[_node_pb2.OrphansRequest, _node_pb2.OrphansReply]
     """The engines that run here and that no call holds: a coordinator that has died left them, and
     the next one of the same cluster may go on with them.
     """
     Stop: _grpc.UnaryUnaryMultiCallable[_node_pb2.StopRequest, _node_pb2.StopReply]
-    """Kills every engine of an epoch (SIGTERM, then SIGKILL) and returns when they are gone."""
+    """Kills every engine of an epoch (SIGTERM, then SIGKILL) and returns when they are gone.
+    NotAuthorized for a coordinator that a newer one has replaced.
+    """
     Lease: _grpc.UnaryStreamMultiCallable[_node_pb2.LeaseRequest, _node_pb2.Beat]
     """A sign of life every half second, for as long as the coordinator listens: the agent's lease."""
+    Refuse: _grpc.UnaryUnaryMultiCallable[_node_pb2.RefuseRequest, _node_pb2.RefuseReply]
+    """Which machines were revoked, all of them: whatever they ask for is refused from now on."""
     Has: _grpc.UnaryUnaryMultiCallable[_node_pb2.ModelRequest, _node_pb2.HasReply]
     """The three below are called by other agents, which fetch the weights of a model, and the
     first one by coordinators too. None takes a path: a file is one of a manifest's names.
@@ -85,22 +94,31 @@ class NodeAsyncStub(NodeStub):
     """
     Probe: _aio.UnaryUnaryMultiCallable[_node_pb2.ProbeRequest, _node_pb2.ProbeReply]  # type: ignore[assignment]
     """Connects to a listener of another agent as the data plane would, and measures the link."""
+    Survey: _aio.UnaryUnaryMultiCallable[_node_pb2.SurveyRequest, _node_pb2.SurveyReply]  # type: ignore[assignment]
+    """What `tandem doctor` wants to know of this machine; takes seconds. Meanwhile the agent
+    advertises itself by mDNS and notes which others do: asked at once, all hear each other.
+    """
     Launch: _aio.UnaryStreamMultiCallable[_node_pb2.LaunchRequest, _node_pb2.EngineEvent]  # type: ignore[assignment]
     """Starts one engine and tells of its life. The engine lives no longer than this call plus
     the agent's orphan grace: cancelling the call is how the coordinator lets go.
     """
     Attach: _aio.UnaryStreamMultiCallable[_node_pb2.AttachRequest, _node_pb2.EngineEvent]  # type: ignore[assignment]
     """Holds an engine that runs already, after the call that launched it broke: what Launch tells,
-    from the start. NotFound when there is none.
+    from the start. NotFound when there is none, or nothing is known of the secret; NotAuthorized
+    for a coordinator that a newer one has replaced.
     """
     Orphans: _aio.UnaryUnaryMultiCallable[_node_pb2.OrphansRequest, _node_pb2.OrphansReply]  # type: ignore[assignment]
     """The engines that run here and that no call holds: a coordinator that has died left them, and
     the next one of the same cluster may go on with them.
     """
     Stop: _aio.UnaryUnaryMultiCallable[_node_pb2.StopRequest, _node_pb2.StopReply]  # type: ignore[assignment]
-    """Kills every engine of an epoch (SIGTERM, then SIGKILL) and returns when they are gone."""
+    """Kills every engine of an epoch (SIGTERM, then SIGKILL) and returns when they are gone.
+    NotAuthorized for a coordinator that a newer one has replaced.
+    """
     Lease: _aio.UnaryStreamMultiCallable[_node_pb2.LeaseRequest, _node_pb2.Beat]  # type: ignore[assignment]
     """A sign of life every half second, for as long as the coordinator listens: the agent's lease."""
+    Refuse: _aio.UnaryUnaryMultiCallable[_node_pb2.RefuseRequest, _node_pb2.RefuseReply]  # type: ignore[assignment]
+    """Which machines were revoked, all of them: whatever they ask for is refused from now on."""
     Has: _aio.UnaryUnaryMultiCallable[_node_pb2.ModelRequest, _node_pb2.HasReply]  # type: ignore[assignment]
     """The three below are called by other agents, which fetch the weights of a model, and the
     first one by coordinators too. None takes a path: a file is one of a manifest's names.
@@ -151,6 +169,16 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
         """Connects to a listener of another agent as the data plane would, and measures the link."""
 
     @_abc_1.abstractmethod
+    def Survey(
+        self,
+        request: _node_pb2.SurveyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.SurveyReply, _abc.Awaitable[_node_pb2.SurveyReply]]:
+        """What `tandem doctor` wants to know of this machine; takes seconds. Meanwhile the agent
+        advertises itself by mDNS and notes which others do: asked at once, all hear each other.
+        """
+
+    @_abc_1.abstractmethod
     def Launch(
         self,
         request: _node_pb2.LaunchRequest,
@@ -167,7 +195,8 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_node_pb2.EngineEvent], _abc.AsyncIterator[_node_pb2.EngineEvent]]:
         """Holds an engine that runs already, after the call that launched it broke: what Launch tells,
-        from the start. NotFound when there is none.
+        from the start. NotFound when there is none, or nothing is known of the secret; NotAuthorized
+        for a coordinator that a newer one has replaced.
         """
 
     @_abc_1.abstractmethod
@@ -186,7 +215,9 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.StopRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.StopReply, _abc.Awaitable[_node_pb2.StopReply]]:
-        """Kills every engine of an epoch (SIGTERM, then SIGKILL) and returns when they are gone."""
+        """Kills every engine of an epoch (SIGTERM, then SIGKILL) and returns when they are gone.
+        NotAuthorized for a coordinator that a newer one has replaced.
+        """
 
     @_abc_1.abstractmethod
     def Lease(
@@ -195,6 +226,14 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_node_pb2.Beat], _abc.AsyncIterator[_node_pb2.Beat]]:
         """A sign of life every half second, for as long as the coordinator listens: the agent's lease."""
+
+    @_abc_1.abstractmethod
+    def Refuse(
+        self,
+        request: _node_pb2.RefuseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.RefuseReply, _abc.Awaitable[_node_pb2.RefuseReply]]:
+        """Which machines were revoked, all of them: whatever they ask for is refused from now on."""
 
     @_abc_1.abstractmethod
     def Has(

@@ -16,6 +16,7 @@ from api.app import create_app
 from api.server import server_config
 from cluster.core.config import Limits
 from cluster.core.errors import NotFound, PromptTooLong, TandemError
+from cluster.core.facts import Survey, Surveyed
 from cluster.core.ids import RequestId, new_request_id
 from cluster.core.request import (
     Finish,
@@ -190,6 +191,9 @@ class FakeCoordinator:
         if name != "studio-2":
             raise NotFound(f"no machine {name!r} is here", param="node")
         return MemberView("studio-2-1", name, "alive", draining, 0)
+
+    async def facts(self) -> Survey:
+        return Survey("", (Surveyed("studio-2-1", "studio-2", "10.0.0.2:8644", error="silent"),))
 
     def view(self) -> ClusterView:
         requests = self.requests()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.cli import serving
 from cluster.cli.serve import control_address, disk_tier, parse_nodes
 from cluster.core.errors import BadConfiguration
 
@@ -40,6 +41,21 @@ def test_nodes_that_make_no_sense(text: str) -> None:
 )
 def test_control(control: str, host: str, alone: bool, expected: tuple[str, int]) -> None:
     assert control_address(control, host, alone=alone) == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "dialled", "reached"),
+    [
+        ("127.0.0.1", (), True),
+        ("127.0.0.1", ("127.0.0.2:8644",), True),
+        ("127.0.0.1", ("192.168.1.11:8644",), False),
+        ("192.168.1.10", ("192.168.1.11:8644", "192.168.1.12:8644"), True),
+    ],
+)
+def test_whether_others_reach_this_machines_agent(
+    host: str, dialled: tuple[str, ...], reached: bool
+) -> None:
+    assert serving._reached(host, dialled) is reached
 
 
 def test_other_machines_can_not_be_told_a_wildcard() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from cluster.coordinator import epoch
-from cluster.coordinator.epoch import EngineState, all_answer
+from cluster.coordinator.epoch import EngineState, Place, Recipe, all_answer, open_epoch
 from cluster.core.cluster import EngineEvent, LaunchSpec, Ready, ShardPlan, Started
-from cluster.core.errors import NodeLost, NodeUnreachable
+from cluster.core.errors import NodeLost, NodeUnreachable, NotAuthorized
 from cluster.core.ids import Epoch, Rank
 from tests.conftest import wait_for
 
@@ -24,6 +24,8 @@ class Client:
 
     incarnation: int | None = 1
     """None: not there."""
+    refuses: bool = False
+    """A newer coordinator has asked for the engine."""
     calls: list[str] = field(default_factory=list)
 
     async def describe(self) -> Any:
@@ -36,16 +38,33 @@ class Client:
         yield Ready("127.0.0.1:1", 0.1)
         raise NodeUnreachable("the connection broke")
 
-    async def attach(self, number: Epoch, rank: Rank) -> AsyncIterator[EngineEvent]:
-        self.calls.append("attach")
+    async def attach(self, secret: str, rank: Rank, incarnation: int) -> AsyncIterator[EngineEvent]:
+        self.calls.append(f"attach {secret} {incarnation}")
         raise NodeUnreachable("the node agent does not answer")
         yield
 
+    async def stop(self, secret: str, incarnation: int, **how: Any) -> int:
+        self.calls.append(f"stop {secret} {incarnation}")
+        if self.refuses:
+            raise NotAuthorized("coordinator 5 was replaced by 6")
+        return 1
+
+
+class Busy(Client):
+    """The engine is loading."""
+
+    async def launch(self, spec: LaunchSpec) -> AsyncIterator[EngineEvent]:
+        yield Started(1)
+        self.calls.append("launched")
+        await asyncio.Event().wait()
+
+
+class Machine(SimpleNamespace):
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
 
 def member(client: Client) -> Any:
-    return SimpleNamespace(
-        client=client, description=SimpleNamespace(hostname="one", incarnation=1)
-    )
+    return Machine(client=client, description=SimpleNamespace(hostname="one", incarnation=1))
 
 
 @pytest.mark.parametrize(("incarnation", "there"), [(1, True), (2, False), (None, False)])
@@ -66,7 +85,7 @@ async def test_an_agent_is_not_missed_while_steps_advance(
     ready = asyncio.get_running_loop().create_future()
     following = asyncio.create_task(
         epoch._follow(
-            engine, SPEC, ready, lambda: None, lambda _: None, lambda: silent, adopt=False
+            engine, SPEC, 5, ready, lambda: None, lambda _: None, lambda: silent, adopt=False
         )
     )
     await wait_for(lambda: len(client.calls) >= 10)  # 0.1 s at least
@@ -74,3 +93,32 @@ async def test_an_agent_is_not_missed_while_steps_advance(
     silent = 1.0
     with pytest.raises(NodeLost, match="rank 0 on one is gone"):
         await following
+    assert set(client.calls) == {"attach secret 5"}
+
+
+async def forming(client: Client) -> None:
+    async with open_epoch(
+        [Place(member(client), SPEC)],
+        Recipe("demo", "", 5),
+        lambda _: None,
+        lambda _: None,
+        lambda: 0.0,
+    ):
+        raise AssertionError("it never comes up")
+
+
+async def test_who_may_not_stop_its_engines_is_told_that_it_was_replaced() -> None:
+    client = Client(refuses=True)
+    with pytest.raises(NotAuthorized, match="replaced by 6"):
+        await forming(client)
+    assert client.calls[-1] == "stop secret 5"
+
+
+async def test_who_stops_in_order_is_not_bothered_with_it() -> None:
+    client = Busy(refuses=True)
+    task = asyncio.create_task(forming(client))
+    await wait_for(lambda: client.calls)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert client.calls == ["launched", "stop secret 5"]

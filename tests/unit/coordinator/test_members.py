@@ -13,7 +13,7 @@ from cluster.coordinator import members as module
 from cluster.coordinator.members import Members
 from cluster.core.clock import ManualClock
 from cluster.core.cluster import NodeDescription
-from cluster.core.errors import NodeUnreachable
+from cluster.core.errors import NodeUnreachable, VersionMismatch
 from tests.conftest import wait_for
 from tests.integration.test_node_agent import make_agent
 
@@ -142,3 +142,29 @@ async def test_one_that_goes_is_forgotten(cluster: Cluster) -> None:
     cluster.clock.advance(60)
     await wait_for(lambda: len(cluster.members.roster) == 0)
     assert not cluster.members._attended and not cluster.members._joined
+
+
+async def test_one_of_other_versions_is_remembered_until_it_has_ours(cluster: Cluster) -> None:
+    ours = description(node_id="one")
+    other = replace(ours, versions=replace(ours.versions, mlx="0.0.1"))
+    cluster.machine.there = other
+    with cluster.members.member(other):
+        await wait_for(lambda: cluster.members.turned_away)
+        (away,) = cluster.members.turned_away
+        assert (away.node_id, away.agent_address, away.facts) == ("one", ADDRESS, None)
+        assert "0.0.1 there" in away.error
+        cluster.machine.there = ours
+        await wait_for(lambda: cluster.ids == ["one"])
+        assert cluster.members.turned_away == ()
+
+
+async def test_those_refused_are_few_and_forgotten(cluster: Cluster) -> None:
+    for number in range(2 * module.MOST_REFUSED):
+        node = replace(description(), agent_address=f"10.0.0.{number}:8644", hostname="h" * 999)
+        cluster.members.refused(node, VersionMismatch("tandem 1 here, 2 there"))
+    away = cluster.members.turned_away
+    assert len(away) == module.MOST_REFUSED
+    assert away[-1].agent_address == f"10.0.0.{2 * module.MOST_REFUSED - 1}:8644"
+    assert len(away[-1].hostname) == 100
+    cluster.clock.advance(module.REFUSED_SECONDS + 1)
+    assert cluster.members.turned_away == ()

@@ -39,10 +39,34 @@ async def probed(monkeypatch: pytest.MonkeyPatch) -> tuple[Paths, list[Any]]:
 async def test_the_best_link_of_each_pair_is_shown(probed: tuple[Paths, list[Any]]) -> None:
     paths, members = probed
     assert paths.pairs(members) == (
-        Pair("1", "2", "ethernet", pytest.approx(200.0), pytest.approx(1.0)),
-        Pair("1", "3", "ethernet", error="timed out"),
-        Pair("2", "1", "ethernet", pytest.approx(200.0), pytest.approx(1.0)),
-        Pair("3", "1", "ethernet", pytest.approx(200.0), pytest.approx(1.0)),
+        Pair(
+            "1",
+            "2",
+            "ethernet",
+            pytest.approx(200.0),
+            pytest.approx(1.0),
+            here_id="1",
+            there_id="2",
+        ),
+        Pair("1", "3", "ethernet", error="timed out", here_id="1", there_id="3"),
+        Pair(
+            "2",
+            "1",
+            "ethernet",
+            pytest.approx(200.0),
+            pytest.approx(1.0),
+            here_id="2",
+            there_id="1",
+        ),
+        Pair(
+            "3",
+            "1",
+            "ethernet",
+            pytest.approx(200.0),
+            pytest.approx(1.0),
+            here_id="3",
+            there_id="1",
+        ),
     )
     assert paths.pairs(members[:1]) == ()
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -208,3 +209,24 @@ def test_a_reset_while_a_launch_is_unsettled(running: Running) -> None:
     running.loop.reset(None)
     running.close()
     assert running.executor.slots == 0
+
+
+def test_a_timed_step_says_when_its_parts_were_done(running: Running) -> None:
+    plan = a_plan()
+    before = time.monotonic()
+    results = running.run([replace(step, timed=True) for step in plan.steps])
+    after = time.monotonic()
+    done = before
+    for step, result in zip(plan.steps, results, strict=True):
+        times = result.times
+        assert times is not None
+        parts = [*([times.decode] if times.decode else []), *times.chunks]
+        assert (times.decode is not None) == bool(step.decode)
+        assert len(times.chunks) == len(step.chunks)
+        assert before <= times.received <= times.answered <= after
+        for begun, end in parts:
+            assert max(times.received, done) <= begun < end <= times.answered
+            done = end
+        for (begun, end), seconds in zip(times.chunks, result.chunk_seconds, strict=True):
+            assert end - begun == pytest.approx(seconds)
+    assert running.run([Step(EPOCH, Seq(len(plan.steps) + 1))])[0].times is None

@@ -52,6 +52,18 @@ def test_who_was_heard_a_moment_ago() -> None:
     assert roster.alive(9.0 + SUSPECT_SECONDS) == []
 
 
+def test_a_machine_that_only_gives_weights() -> None:
+    """It is never one of a group, not even where no other is left."""
+    roster = Roster()
+    roster.arrive("source", 1, 1.0, ranks=0)
+    assert ids(roster, 1.0) == []
+    roster.arrive("a", 1, 1.0, ranks=2)
+    roster.failed("a", 1.0)
+    assert ids(roster, 1.0) == ["a"]
+    assert [node.id for node in roster.computing] == ["a"]
+    assert [node.id for node in roster.alive(1.0)] == ["source", "a"]
+
+
 def test_a_machine_that_was_started_again_takes_its_old_place() -> None:
     roster = Roster()
     for name in ("a", "b"):

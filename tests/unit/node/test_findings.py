@@ -8,18 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.core.cluster import Address, Blas, NodeDescription, Versions
-from cluster.core.facts import (
-    Disk,
-    Facts,
-    Finding,
-    FirewallState,
-    Level,
-    Pair,
-    ThunderboltPort,
-)
+from cluster.core.cluster import Address, Blas, Versions
+from cluster.core.facts import Disk, Facts, Finding, FirewallState, Level, ThunderboltPort
 from cluster.node.blas import ADVICE
-from cluster.node.findings import of_machine, of_nodes, of_pairs
+from cluster.node.findings import of_machine
 
 GIB = 1 << 30
 VERSIONS = Versions(3, "0.1.0", "0.32.4", "0.32.2")
@@ -228,37 +220,3 @@ def test_no_cable_and_what_could_not_be_asked_are_notes() -> None:
     )  # fmt: skip
     notes = [finding for finding in of_machine(facts) if finding.level is Level.NOTE]
     assert {"Machine", "Clock", "Firewall"} <= {finding.topic for finding in notes}
-
-
-def test_nodes_of_a_cluster() -> None:
-    node = NodeDescription(
-        "n1", "mini", "Apple M4", 10, 16 * GIB, 12 * GIB, "macOS 26.2", VERSIONS,
-        Blas("Metal", "", True, ""), (), "192.168.1.10:8644",
-    )  # fmt: skip
-    other = replace(node, hostname="box", versions=replace(VERSIONS, mlx="0.31.0"))
-    slow = replace(node, hostname="old", blas=SLOW)
-    same, differs, reference = of_nodes([node, other, slow], VERSIONS)
-    assert (same.level, reference.level) == (Level.OK, Level.WARNING)
-    assert differs.level is Level.PROBLEM
-    assert "mlx 0.32.4 here, 0.31.0 there" in differs.text
-    assert "scripts/setup" in differs.mend
-
-
-@pytest.mark.parametrize(
-    ("pair", "level", "text"),
-    [
-        (Pair("a", "b", "thunderbolt", 40.0, 50.0, True), "ok", "40 us there and back, 50.0 Gb/s"),
-        (Pair("a", "b", "ethernet"), "ok", "a to b over ethernet"),
-        (Pair("a", "b", "other", 90_000.0, 0.01), "ok", "90000 us"),
-        (Pair("a", "b", "thunderbolt", 1500.0), "warning", "slow"),
-        (Pair("a", "b", "thunderbolt", 40.0, 5.0), "warning", "slow"),
-        (Pair("a", "b", "ethernet", 200.0, 0.09), "warning", "another cable"),
-        (Pair("a", "b", "wifi", 900.0, 0.9), "warning", "use a cable"),
-        (Pair("a", "b", "ethernet", 200.0, 0.9, False), "warning", "not heard"),
-        (Pair("a", "b", "ethernet", error="timed out"), "problem", "not reached: timed out"),
-    ],
-)
-def test_pairs(pair: Pair, level: str, text: str) -> None:
-    (found,) = of_pairs([pair])
-    assert (found.topic, found.level) == ("Pairs", level)
-    assert text in found.text

@@ -182,9 +182,11 @@ def test_a_revoked_machine(authority: Authority, wall: Wall) -> None:
     first, second = join(authority, text).node, join(authority, text).node
     cli = Authority.open(authority.folder, wall)
     assert not authority.is_revoked(first)
+    assert authority.revoked() == frozenset()
     cli.revoke_node(first)
     wall.now += 1
     assert authority.is_revoked(first)
+    assert authority.revoked() == {first}
     assert authority.trouble(first) == f"{first} was revoked"
     assert not authority.is_revoked(second)
     with pytest.raises(NotAuthorized, match=f"{first} was revoked"):

@@ -59,7 +59,7 @@ SPEC = LaunchSpec(
     plan=ShardPlan(2, Rank(1), "tensor", "ring"), ring=("a:1", "b:2"), threads=4,
     kv_bits=8, kv_dir="/kv", draft_model="small", draft_digest="e",
     rdma=(("", "rdma_en2"), ("rdma_en3", "")),
-    sources=("c:3", "d:4"),
+    sources=("c:3", "d:4"), incarnation=1 << 61,
 )  # fmt: skip
 
 
