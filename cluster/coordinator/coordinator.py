@@ -368,7 +368,7 @@ class Coordinator:
             self.tally.epoch_ended(error)
         group = self.group
         if group is not None:
-            told = str(error or "stopped")
+            told = str(error or "")  # see `explain`
             ran = now - self._began
             self.history.append(EpochView(group.epoch, len(group.engines), ran, told))
         self._waiting_for = f"forming a new group: {error or 'the engines were stopped'}"
@@ -389,6 +389,13 @@ class Coordinator:
                 self._in_flight.append(entry)
             if sequence.slot is not None or sequence.reserved:
                 sequence.interrupt()
+
+    def explain(self, error: BaseException) -> None:
+        """What ended the latest epoch, where `end` could not know: its tasks were cancelled,
+        because something beside them had failed."""
+        if self.history and not self.history[-1].reason:
+            self.history[-1] = replace(self.history[-1], reason=str(error))
+            self.tally.epoch_ended(error)
 
     def silent_for(self) -> float:
         """Seconds since the last result of a step, or the beginning of the epoch."""

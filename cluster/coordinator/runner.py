@@ -251,5 +251,6 @@ class Runner:
             pass
 
     def _ended(self, error: BaseException) -> None:
+        self._coordinator.explain(error)
         log.warning("the epoch ended", epoch=self._epochs.number, reason=str(error))
         self._coordinator.waiting_for(f"forming a new group: {error}")

@@ -67,7 +67,7 @@ class EpochView:
     seconds: float
     """How long it ran."""
     reason: str
-    """What ended it."""
+    """What ended it; empty where it was stopped."""
     recovery_seconds: float | None = None
     """From its end to the beginning of the next; None as long as none has begun."""
 

@@ -141,5 +141,11 @@ export async function everyPageIsInOrder(browser, url, ready) {
       await close();
     }
   }
+  const { page, close } = await browser.open();
+  await page.goto(url);
+  await page.locator("main h2").first().waitFor();
+  await page.evaluate(() => document.querySelector("main").append(document.createElement("button")));
+  assert.equal((await violations(page)).length, 1, "what is wrong is not found");
+  await close();
   return `${looked} looks`;
 }

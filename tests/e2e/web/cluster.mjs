@@ -266,6 +266,8 @@ await withBrowser(executable, async (browser) => {
     assert.equal(epoch, before.epoch + 1);
     assert.ok(history.at(-1).recovery_seconds > 0);
     assert.match(told, new RegExp(`^${before.epoch}2`));
+    assert.match(history.at(-1).reason, /rank 1/);
+    assert.ok(told.endsWith(history.at(-1).reason));
     assert.deepEqual(seen.errors, []);
     await close();
     return `recovery ${history.at(-1).recovery_seconds.toFixed(1)} s`;
