@@ -8,14 +8,15 @@ from __future__ import annotations
 import functools
 import gc
 import importlib
+import os
 import sys
-from collections.abc import Callable
-from importlib.metadata import version
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from cluster.core.errors import TandemError
+from cluster.core.versions import versions
 
 VERBS = {
     "serve": "Serve a model to OpenAI clients, on this machine or several.",
@@ -29,6 +30,8 @@ VERBS = {
     "doctor": "Find what keeps machines from being a fast cluster.",
     "bench": "Measure an OpenAI-compatible server under load: TTFT, ITL, throughput, goodput.",
     "key": "Make, list and revoke the API keys that clients of a server need.",
+    "version": "Show the versions of Tandem and of all that it runs on.",
+    "report": "Collect what a bug report needs, without secrets, in one file.",
 }
 """Each verb's summary, for `tandem --help`; the module and its function carry its name."""
 
@@ -42,9 +45,17 @@ EPILOG = "Every command explains itself, with examples: `tandem serve --help`"
 
 
 def main() -> None:
-    """Entry point of the `tandem` command."""
-    verb = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
-    build(verb)(prog_name="tandem")
+    """Entry point of the `tandem` command, and of the shell's questions what may follow."""
+    build(asked_for(sys.argv, os.environ))(prog_name="tandem")
+
+
+def asked_for(arguments: Sequence[str], environ: Mapping[str, str]) -> str | None:
+    """The verb of a command line; None while there is none."""
+    words = arguments[1:]
+    if "_TANDEM_COMPLETE" in environ:  # typer's scripts for shells have the line in one of these
+        line = environ.get("COMP_WORDS") or environ.get("_TYPER_COMPLETE_ARGS", "")
+        words = line.split()[1:]
+    return next((word for word in words if not word.startswith("-")), None)
 
 
 def build(verb: str | None) -> typer.Typer:
@@ -53,7 +64,6 @@ def build(verb: str | None) -> typer.Typer:
         epilog=EPILOG,
         rich_markup_mode="markdown",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -69,7 +79,7 @@ def build(verb: str | None) -> typer.Typer:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"tandem {version('tandem')}")
+        typer.echo(f"tandem {versions().tandem}")
         raise typer.Exit
 
 

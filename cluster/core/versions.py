@@ -8,8 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 from cluster.core.cluster import PROTOCOL, Versions
 from cluster.core.errors import VersionMismatch
 
-UNINSTALLED = "0.1.0+source"
-"""Reported by a source tree that runs without having been installed."""
+UNINSTALLED = "0+source"
+"""Reported by a source tree that runs without having been installed. The number itself is in
+pyproject.toml alone; everything else reads the metadata of the installed package."""
 
 
 @cache

@@ -35,6 +35,16 @@ def test_the_installed_version_is_the_one_written_down(project: dict[str, Any]) 
     assert version("tandem") == project["project"]["version"]
 
 
+def test_the_version_is_written_down_once(project: dict[str, Any]) -> None:
+    number = re.escape(project["project"]["version"])
+    folders = ["api", "cluster", "deploy", "docs", "proto", "scripts"]
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    written = re.compile(rf"(?<![\d.]){number}(?![\d.])".encode())
+    ours = [path for path in files if path.suffix in {".py", ".rb", ".yaml", ".proto", ".1"}]
+    assert len(ours) > 100
+    assert not [path for path in ours if written.search(path.read_bytes())]
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_can_be_run(script: str) -> None:
     path = ROOT / script
