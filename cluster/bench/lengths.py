@@ -40,7 +40,7 @@ class Lengths:
                 value = chance.gauss(self.low, self.high)
             case _:
                 value = chance.lognormvariate(math.log(self.low), self.high)
-        return max(1, min(round(value), round(TAIL * self.low), LONGEST))
+        return round(min(max(1.0, value), TAIL * self.low, LONGEST))
 
 
 def parse_lengths(text: str, option: str) -> Lengths:

@@ -42,6 +42,8 @@ def picture(report: Report, columns: int) -> RenderableType:
     """Everything a person wants to know of a plan, on a terminal of so many columns."""
     parts: list[RenderableType] = [_summary(report), Text(), _nodes(report), Text()]
     parts.append(_choices(report, wide=columns >= WIDE))
+    if report.chosen and report.chosen.layers:
+        parts += [Text(), _stages(report, report.chosen)]
     if report.chosen:
         parts += [Text(), *(Text(line) for line in _notes(report, report.chosen))]
     return Group(*parts)
@@ -75,6 +77,8 @@ def _choice(choice: Choice) -> dict[str, Any]:
         "nodes": list(choice.nodes),
         "memory": {**asdict(memory), "total": memory.total} if memory else None,
         "usable_bytes": choice.usable_bytes,
+        "layers": list(choice.layers),
+        "stages": [{**asdict(stage), "total": stage.total} for stage in choice.stages],
         "predicted": asdict(speed) if speed else None,
     }
 
@@ -125,7 +129,7 @@ def _choices(report: Report, *, wide: bool) -> Table:
         table.add_row(
             "*" if chosen else "",
             f"{choice.world} {choice.kind}" if choice.world > 1 else "1",
-            f"{size(memory.total)}{_of(choice) if wide else ''}" if memory else "",
+            _needs(choice, wide=wide),
             *([" + ".join(map(size, parts))] if wide else []),
             *([_rate(number) for number in numbers] or ["", "", ""]),
             _verdict(choice, chosen),
@@ -134,8 +138,34 @@ def _choices(report: Report, *, wide: bool) -> Table:
     return table
 
 
-def _of(choice: Choice) -> str:
-    return f" of {size(choice.usable_bytes)}" if choice.fits else ""
+def _needs(choice: Choice, *, wide: bool) -> str:
+    """Of the rank that takes most; of unequal stages, of the least and the most."""
+    if choice.stages:
+        totals = sorted(stage.total for stage in choice.stages)
+        return f"{size(totals[0])} to {size(totals[-1])}"
+    if choice.memory is None:
+        return ""
+    usable = f" of {size(choice.usable_bytes)}" if wide and choice.fits else ""
+    return f"{size(choice.memory.total)}{usable}"
+
+
+def _stages(report: Report, chosen: Choice) -> Table:
+    """What each rank of unequal stages holds, the first layers first."""
+    table = _table("Stages", ["layers", "rank", "machine"], ["needs", "weights + KV + working"])
+    usable = {node.id: node.usable_bytes for node in report.nodes}
+    first = 0
+    for rank in reversed(range(chosen.world)):
+        node, count, stage = chosen.nodes[rank], chosen.layers[rank], chosen.stages[rank]
+        of = usable[node] // chosen.nodes.count(node)
+        table.add_row(
+            f"{count} ({first} to {first + count - 1})",
+            str(rank),
+            node,
+            f"{size(stage.total)} of {size(of)}",
+            " + ".join(map(size, (stage.weights, stage.kv, stage.working))),
+        )
+        first += count
+    return table
 
 
 def _rate(number: float) -> str:

@@ -9,7 +9,7 @@ import ssl
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,11 @@ from cluster.cli.drafting import DraftFolder, draft_folder
 from cluster.cli.loading import LoadingBar
 from cluster.coordinator.coordinator import Coordinator
 from cluster.coordinator.epoch import Recipe
+from cluster.coordinator.forming import Forming
 from cluster.coordinator.local_agent import LocalAgent
-from cluster.coordinator.members import Member, Members, check_reach
-from cluster.coordinator.runner import Fit, Fitting, Runner
+from cluster.coordinator.members import Member, Members
+from cluster.coordinator.paths import Paths
+from cluster.coordinator.runner import Runner
 from cluster.coordinator.trust import Trust
 from cluster.core.clock import SystemClock
 from cluster.core.config import Limits, Pacing
@@ -40,11 +42,10 @@ from cluster.model.digest import digest
 from cluster.model.folder import model_id, resolve
 from cluster.model.weights import tensor_bytes
 from cluster.node.links import read_addresses
-from cluster.placement.draft import draft_bytes
+from cluster.placement.fit import Model
+from cluster.placement.group import Draft, Terms
 from cluster.placement.kv import check_kv_bits
-from cluster.placement.room import Engine, room
 from cluster.placement.shard import check_plan
-from cluster.placement.weights import rank_weight_bytes
 from cluster.text.tokenizer import Tokenizer
 from cluster.trust.certificate import fingerprint
 from cluster.wire.security import is_loopback, join_address, split_address
@@ -182,9 +183,14 @@ async def _run(
             trust = await stack.enter_async_context(Trust.open(options.trust))
         members = Members(coordinator.clock, trust, tasks)
         await _gather(options, members, coordinator, console, stack)
-        fit = await asyncio.to_thread(_fitting, options, coordinator.model, recipe, folder, draft)
+        paths = Paths()
+        forming = await asyncio.to_thread(
+            _forming, options, coordinator.model, folder, draft, paths
+        )
         bar = stack.enter_context(LoadingBar(console))
-        runner = Runner(coordinator, tokenizer, members, fit, recipe, bar)
+        runner = Runner(
+            coordinator, tokenizer, members, paths, forming.fit, recipe, bar, forming.refusal
+        )
         tasks.create_task(_say_ready(runner, bar, options, coordinator, console))
         await runner.run()
 
@@ -223,51 +229,26 @@ def _say_blas(member: Member, console: Console) -> None:
     _say(console, line if blas.fast else f"{line} (slow): {blas.advice}")
 
 
-def _fitting(
+def _forming(
     options: Options,
     model: ServedModel,
-    recipe: Recipe,
     folder: Path,
     draft: DraftFolder | None,
-) -> Fit:
-    """What a group of members can serve: its caches hold what the rank with the least room
-    beside its weights can."""
-    config, sizes = read_config(folder), tensor_bytes(folder)
-
-    def fit(members: Sequence[Member]) -> Fitting:
-        check_reach(members)
-        world = sum(member.ranks for member in members)
-        kind = check_plan(config, world, options.parallel)
-        nodes = [(member.description, member.ranks) for member in members]
-        fused = all(node.blas.name in ("Metal", "CUDA") for node, _ in nodes)
-        beside = draft_bytes(draft.config, draft.weight_bytes, fused=fused) if draft else 0
-        usable = [node.usable_bytes // ranks for node, ranks in nodes]
-        usable[0] -= beside  # the first member has rank 0
-        engine = Engine(
-            config=config,
-            world=world,
-            kind=kind,
-            kv_bits=recipe.kv_bits,
-            weight_bytes=rank_weight_bytes(config, sizes, world, kind),
-            usable_bytes=min(usable),
-            sequences=options.limits.sequences,
-            context=model.context,
-            cores=min(node.cores // ranks for node, ranks in nodes) or 1,
-            fused=fused,
-            draft_bytes=beside,
-        )
-        space = room(engine, options.limits.kv_tokens, options.kv_bytes)
-        limits = replace(
-            options.limits,
-            kv_tokens=space.kv_tokens,
-            slot_positions=space.slot_positions,
-            position_bytes=space.position_bytes,
-            attended=space.attended,
-        )
-        longest = min(model.context, space.kv_tokens - space.slot_positions)
-        return Fitting(kind, limits, replace(model, context=longest, rank_bytes=space.rank_bytes))
-
-    return fit
+    paths: Paths,
+) -> Forming:
+    """Reads how large the model is."""
+    limits = options.limits
+    terms = Terms(
+        context=model.context,
+        sequences=limits.sequences,
+        kv_tokens=limits.kv_tokens,
+        kv_bytes=options.kv_bytes,
+        kv_bits=options.kv_bits,
+        parallel=options.parallel,
+        draft=Draft(draft.config, draft.weight_bytes) if draft else None,
+    )
+    whole = Model(read_config(folder), tensor_bytes(folder))
+    return Forming(whole, terms, model, limits, paths)
 
 
 async def _gather(

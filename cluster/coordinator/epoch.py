@@ -112,13 +112,14 @@ longer: the next epoch does without it."""
 async def places(
     epoch: Epoch,
     members: Sequence[Member],
-    kind: str,
+    split: tuple[str, tuple[int, ...]],
     recipe: Recipe,
     paths: Paths,
     sources: Sequence[str],
 ) -> list[Place]:
-    """Orders for a new group, by rank. `kind` says how several ranks split the model: "tensor"
-    or "pipeline"; `sources` are agents that have it, best first. Raises NodeUnreachable."""
+    """Orders for a new group, by rank. `split` says how several ranks split the model, "tensor"
+    or "pipeline", and its stages as ShardPlan.layers; `sources` are agents that have it, best
+    first. Raises NodeUnreachable."""
     ring = paths.ring(members)
     rdma = paths.rdma(members, ring)
     ordered = [members[place] for place in ring.order]
@@ -142,7 +143,7 @@ async def places(
                 secret=secret,
                 model=recipe.model,
                 model_digest=recipe.digest,
-                plan=_plan(world, Rank(rank), kind, backend),
+                plan=_plan(world, Rank(rank), split, backend),
                 ring=addresses,
                 rdma=rdma or (),
                 threads=max(1, member.description.cores // member.ranks),
@@ -225,8 +226,9 @@ async def open_epoch(
             raise next(filter(None, refused))
 
 
-def _plan(world: int, rank: Rank, kind: str, backend: str) -> ShardPlan:
-    return ShardPlan(world, rank, kind, backend) if world > 1 else ShardPlan(1, rank)
+def _plan(world: int, rank: Rank, split: tuple[str, tuple[int, ...]], backend: str) -> ShardPlan:
+    kind, layers = split
+    return ShardPlan(world, rank, kind, backend, layers) if world > 1 else ShardPlan(1, rank)
 
 
 def _group(

@@ -9,6 +9,9 @@ from cluster.coordinator.members import Member
 from cluster.core.facts import Pair
 from cluster.core.link import Link
 from cluster.placement.edges import Ring, best_link, choose_ring, rdma_devices
+from cluster.placement.links import LINKS, Links, measured
+from cluster.placement.links import Link as Speed
+from cluster.wire.security import is_loopback
 
 
 class Paths:
@@ -40,6 +43,21 @@ class Paths:
         if self.rdma_failed or any(member.ranks != 1 for member in members):
             return None
         return rdma_devices(ring, self._table(members))
+
+    def speeds(self, members: Sequence[Member], ring: Ring) -> Links:
+        """How fast the links of `ring` over `members` are, for predictions."""
+        if self.rdma(members, ring):
+            return Links(LINKS["rdma"])
+        ends = zip(ring.order, (*ring.order[1:], *ring.order[:1]), strict=True)
+        pairs: dict[frozenset[str], Speed] = {}
+        for (one, other), link in zip(ends, ring.edges, strict=False):
+            kind = "loopback" if is_loopback(link.target) else link.kind
+            found = measured(kind, link.round_trip, link.bytes_per_second)
+            pair = frozenset((members[one].id, members[other].id))
+            # Of two machines, both ways: the slower one counts.
+            slower = max(found, pairs.get(pair, found), key=lambda speed: speed.latency)
+            pairs[pair] = slower
+        return Links(pairs=pairs)
 
     def of(self, one: Member, other: Member) -> Sequence[Link]:
         """What was found between two members; empty when they were not probed."""

@@ -25,7 +25,7 @@ from cluster.core.errors import EpochEnded, NotFound, NotReady, ProtocolError, S
 from cluster.core.facts import Pair, Survey
 from cluster.core.ids import Epoch
 from cluster.core.view import MemberView, ServedModel
-from cluster.membership.choice import choose
+from cluster.membership.choice import Merit, choose
 from cluster.membership.epochs import Epochs
 from cluster.membership.roster import Node
 from cluster.text.tokenizer import Tokenizer
@@ -44,10 +44,17 @@ class Fitting:
     """How its ranks split the model: "tensor", "pipeline", or either for one rank."""
     limits: Limits
     model: ServedModel
+    layers: tuple[int, ...] = ()
+    """As in ShardPlan."""
+    merit: Merit = Merit()  # noqa: RUF009  (a tuple)
+    """Beside other groups."""
 
 
 Fit = Callable[[Sequence[Member]], Fitting]
 """What machines can serve together; raises the SetupError that says why they can't."""
+
+Refusal = Callable[[Sequence[Member], SetupError], SetupError]
+"""What to say where none of these machines can serve, of which the largest group raised that."""
 
 
 class Runner:
@@ -58,17 +65,21 @@ class Runner:
         coordinator: Coordinator,
         tokenizer: asyncio.Task[Tokenizer],
         members: Members,
+        paths: Paths,
         fit: Fit,
         recipe: Recipe,
         progress: Progress,
+        refusal: Refusal = lambda _, error: error,
     ) -> None:
-        """`tokenizer` is what the coordinator gets once it is loaded, and before it drives."""
+        """`tokenizer` is what the coordinator gets once it is loaded, and before it drives;
+        `paths` are what `fit` goes by too."""
         self._coordinator = coordinator
         self._tokenizer = tokenizer
         self._members = members
-        self._paths = Paths()
+        self._paths = paths
         self._fit = fit
-        self._epochs = Epochs(members.roster, self._fitting)
+        self._refusal = refusal
+        self._epochs = Epochs(members.roster, self._fitting, lambda fitting: fitting.merit)
         self._recipe = recipe
         self._progress = progress
         coordinator.crew = self
@@ -93,7 +104,7 @@ class Runner:
             self._members.changed.clear()
             try:
                 await self._paths.probe(await self._members.answering())
-                nodes, fitting = epochs.next(self._coordinator.clock.now())
+                nodes, fitting = await self._next()
                 members = self._members.of(nodes)
                 await self._one_epoch(members, fitting)
             except* (EpochEnded, ProtocolError) as errors:
@@ -157,9 +168,16 @@ class Runner:
     # Forming
 
     def _fitting(self, group: Sequence[Node]) -> Fitting:
-        members = self._members.of(group)
-        self._paths.ring(members)
-        return self._fit(members)
+        return self._fit(self._members.of(group))
+
+    async def _next(self) -> tuple[Sequence[Node], Fitting]:
+        """The next group. Raises the SetupError that says why there is none."""
+        now = self._coordinator.clock.now()
+        try:
+            return self._epochs.next(now)
+        except SetupError as error:
+            here, largest = self._members.of(self._members.roster.usable(now)), error
+        raise await asyncio.to_thread(self._refusal, here, largest)
 
     async def _one_epoch(self, members: Sequence[Member], fitting: Fitting) -> None:
         """Form a group and drive it until it ends, which raises."""
@@ -170,6 +188,7 @@ class Runner:
         left = await left_behind(members, self._recipe.incarnation)
         group = whole(left, self._recipe) if epochs.number == 1 else []
         adopt = bool(group) and {place.member for place in group} == set(members)
+        adopt = adopt and group[0].spec.plan.layers == fitting.layers
         if adopt:
             epochs.number = group[0].spec.epoch
         else:
@@ -178,7 +197,12 @@ class Runner:
             alive = self._members.of(self._members.roster.alive(coordinator.clock.now()))
             sources = await find_sources(alive, self._recipe.model, self._recipe.digest)
             group = await places(
-                Epoch(epochs.number), members, fitting.kind, self._recipe, self._paths, sources
+                Epoch(epochs.number),
+                members,
+                (fitting.kind, fitting.layers),
+                self._recipe,
+                self._paths,
+                sources,
             )
         async with open_epoch(
             group,

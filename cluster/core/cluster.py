@@ -38,6 +38,9 @@ class ShardPlan:
     """"single" (world 1, no group), "tensor" or "pipeline"."""
     backend: str = "none"
     """"none", "ring", "jaccl" or "nccl"."""
+    layers: tuple[int, ...] = ()
+    """Of each stage of a pipeline, by rank; rank 0 has the last ones. Empty where stages are
+    equal, and for every other kind."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,13 +40,19 @@ class Wanted:
         cut = self.cut
         if cut and not (0 <= cut.rank < cut.world and cut.kind in ("tensor", "pipeline")):
             raise ProtocolError(f"a {cut.kind[:80]!r} cut for rank {cut.rank} of {cut.world}")
+        if cut and cut.layers and not (len(cut.layers) == cut.world and min(cut.layers) > 0):
+            raise ProtocolError(f"{len(cut.layers)} stages for {cut.world} ranks")
 
     @property
     def name(self) -> str:
         """Of its folder among others; the same for all names that a model goes by."""
         if self.cut is None:
             return self.digest
-        return f"{self.digest}-{self.cut.kind}-{self.cut.rank}-of-{self.cut.world}"
+        part = f"{self.digest}-{self.cut.kind}-{self.cut.rank}-of-{self.cut.world}"
+        if not self.cut.layers:
+            return part
+        stages = hashlib.sha256(repr(self.cut.layers).encode()).hexdigest()[:16]
+        return f"{part}-{stages}"
 
 
 @dataclass(frozen=True, slots=True)

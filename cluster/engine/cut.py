@@ -1,7 +1,7 @@
 """`python -m cluster.engine.cut`: one rank's weights, cut out of a model for another machine.
 
-Started by the node agent. One line of JSON comes in ("folder", "into", "digest", "world", "rank",
-"kind"); what goes out is as in `stdio.py`. The folder `into` is a model folder when it exits
+Started by the node agent. One line of JSON comes in ("folder", "into", "digest", and "plan" as a
+ShardPlan); what goes out is as in `stdio.py`. The folder `into` is a model folder when it exits
 with 0 (cluster/model/cut.py), and may be anything else before.
 """
 
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.core.cluster import ShardPlan
 from cluster.core.errors import ModelUnavailable, TandemError
-from cluster.core.ids import Rank
 from cluster.engine import stdio
 from cluster.model.cut import write_cut
 from cluster.model.manifest import needed_files
@@ -111,9 +110,9 @@ def main() -> None:
     events = stdio.Events()
     try:
         orders = _orders()
-        plan = ShardPlan(orders["world"], Rank(orders["rank"]), orders["kind"])
+        plan = stdio.plan_of(orders["plan"])
         cut(Path(orders["folder"]), Path(orders["into"]), orders["digest"], plan, events)
-    except (TandemError, ValueError, KeyError, RuntimeError) as error:
+    except (TandemError, ValueError, KeyError, TypeError, RuntimeError) as error:
         events.failed(error)
         stdio.exit_now(1)
     stdio.exit_now(0)

@@ -93,7 +93,7 @@ def split(model: Any, plan: ShardPlan, group: Group | Place | None) -> Any:
     if group is None:
         return model
     if plan.kind == "pipeline":
-        return pipeline(model, group)
+        return pipeline(model, group, plan.layers)
     _shard(model, group)
     return model
 

@@ -335,7 +335,7 @@ def open_shelf(
 ) -> Shelf:
     """The shelf of one rank below `folder`: apart from those of all other models, splits, ranks
     and versions. Raises BadConfiguration when it can't be written to."""
-    kind = [FORMAT, versions().mlx_lm, model_digest, plan.kind, plan.world, kv_bits]
+    kind = [FORMAT, versions().mlx_lm, model_digest, plan.kind, plan.world, kv_bits, *plan.layers]
     key = blake2b(repr(kind).encode(), digest_size=16).hexdigest()
     place = Path(folder) / key / f"rank{plan.rank}-of{plan.world}"
     return Shelf(place, f"{key}/{place.name}", on_news)

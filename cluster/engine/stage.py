@@ -9,7 +9,7 @@ which go on with the next chunk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -47,17 +47,22 @@ class Stage:
         return logits
 
 
-def pipeline(model: Any, group: Group | Place) -> Stage:
-    """Cut `model`, whose weights are not read yet, to this rank's layers.
+def pipeline(model: Any, group: Group | Place, counts: Sequence[int] = ()) -> Stage:
+    """Cut `model`, whose weights are not read yet, to this rank's layers: as many as `counts` has
+    by rank, or without them as mlx-lm deals them, which is equally.
 
-    Raises CannotShard when mlx-lm has no pipeline for it, or a rank would get no layer.
+    Raises CannotShard when mlx-lm has no pipeline for it, a rank would get no layer, or it can't
+    have these stages.
     """
     layers = getattr(getattr(model, "model", None), "pipeline", None)
     if layers is None:
         raise CannotShard(f"mlx-lm has no pipeline() for {type(model).__module__}")
     try:
-        layers(group)
-    except (AssertionError, ValueError) as error:
+        if counts:
+            layers(group, split=list(counts))
+        else:
+            layers(group)
+    except (AssertionError, ValueError, TypeError) as error:
         raise CannotShard(f"can't make {group.size()} stages of the model: {error}") from error
     return Stage(model)
 

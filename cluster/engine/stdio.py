@@ -79,13 +79,18 @@ def read_spec() -> tuple[LaunchSpec, str, str]:
         fields = json.loads(line)
         host = str(fields.pop("host"))
         identity = str(fields.pop("identity", ""))
-        plan = ShardPlan(**fields.pop("plan"))
+        plan = plan_of(fields.pop("plan"))
         ring = tuple(fields.pop("ring", ()))
         spec = LaunchSpec(plan=plan, ring=ring, **fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadConfiguration(f"the launch line can't be read: {error!r}") from error
     threading.Thread(target=exit_at_end, name="stdin", daemon=True).start()
     return spec, host, identity
+
+
+def plan_of(fields: dict[str, Any]) -> ShardPlan:
+    """The plan that was written as JSON, which has no tuples. Raises TypeError."""
+    return ShardPlan(**{**fields, "layers": tuple(fields.get("layers", ()))})
 
 
 def exit_now(code: int) -> NoReturn:

@@ -20,7 +20,7 @@ from cluster.core.errors import (
     Regrouped,
     SetupError,
 )
-from cluster.membership.choice import choose
+from cluster.membership.choice import Merit, choose
 from cluster.membership.roster import DEAD_SECONDS, Node, Roster
 
 FORMING_ATTEMPTS = 2
@@ -37,11 +37,17 @@ Fitting = TypeVar("Fitting")
 class Epochs(Generic[Fitting]):
     """The epochs of one coordinator."""
 
-    def __init__(self, roster: Roster, fit: Callable[[Sequence[Node]], Fitting]) -> None:
+    def __init__(
+        self,
+        roster: Roster,
+        fit: Callable[[Sequence[Node]], Fitting],
+        merit: Callable[[Fitting], Merit] = lambda _: Merit(),
+    ) -> None:
         """`fit` says what machines can serve together, or raises the SetupError that says why
-        they can't."""
+        they can't; `merit` says how good that is."""
         self._roster = roster
         self._fit = fit
+        self._merit = merit
         self._nodes: Sequence[Node] = ()
         """Those of the latest epoch."""
         self._running = False
@@ -65,7 +71,7 @@ class Epochs(Generic[Fitting]):
     def next(self, now: float) -> tuple[list[Node], Fitting]:
         """The machines of the next epoch, in the order of their ranks, and what they can serve.
         Raises the SetupError that says why there are none."""
-        nodes, fitting = choose(self._roster.usable(now), self._fit)
+        nodes, fitting = choose(self._roster.usable(now), self._fit, self._merit)
         self._nodes, self._running = nodes, False
         self.number += 1
         return nodes, fitting
@@ -128,7 +134,7 @@ class Epochs(Generic[Fitting]):
     def _larger(self, now: float) -> bool:
         """True when the next group would have more ranks than this one."""
         try:
-            nodes, _ = choose(self._roster.usable(now), self._fit)
+            nodes, _ = choose(self._roster.usable(now), self._fit, self._merit)
         except SetupError:
             return False
         return _ranks(nodes) > _ranks(self._nodes)

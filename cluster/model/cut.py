@@ -33,17 +33,19 @@ class Cut:
     """Of the folder with the cut, as `cluster.model.digest` computes it."""
     headers: dict[str, dict[str, Any]]
     """The safetensors header of each weight file of the whole model, by name."""
+    layers: tuple[int, ...] = ()
+    """As in ShardPlan."""
 
     def fits(self, model_digest: str, plan: ShardPlan) -> bool:
         """True when it is this rank's part of this model."""
-        part = (self.model_digest, self.world, self.rank, self.kind)
-        return part == (model_digest, plan.world, plan.rank, plan.kind)
+        part = (self.model_digest, self.world, self.rank, self.kind, tuple(self.layers))
+        return part == (model_digest, plan.world, plan.rank, plan.kind, plan.layers)
 
 
 def write_cut(folder: Path, whole: Path, model_digest: str, plan: ShardPlan) -> None:
     """Make `folder`, which holds all other files, the cut of `plan` of the model in `whole`."""
     headers = {file.name: read_header(file)[1] for file in weight_files(whole)}
-    cut = Cut(model_digest, plan.world, plan.rank, plan.kind, digest(folder), headers)
+    cut = Cut(model_digest, plan.world, plan.rank, plan.kind, digest(folder), headers, plan.layers)
     (folder / FILE).write_text(json.dumps(asdict(cut)))
 
 
@@ -71,7 +73,8 @@ def model_digest(folder: Path, plan: ShardPlan) -> str:
     if not cut.fits(cut.model_digest, plan):
         raise ModelUnavailable(
             f"{folder} holds the {cut.kind} part of rank {cut.rank} of {cut.world}, not that of "
-            f"rank {plan.rank} of {plan.world} ({plan.kind})"
+            f"rank {plan.rank} of {plan.world} ({plan.kind}; layers by rank: "
+            f"{list(cut.layers) or 'equal'} there, {list(plan.layers) or 'equal'} wanted)"
         )
     return cut.model_digest
 

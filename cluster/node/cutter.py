@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -27,7 +28,7 @@ from cluster.model.store import check_room
 from cluster.model.weights import tensor_bytes
 from cluster.node.engine_events import Failed, parse_event
 from cluster.node.lines import Lines
-from cluster.placement.weights import rank_weight_bytes
+from cluster.placement.weights import sum_weights
 from cluster.wire.status import by_name
 
 CUT_COMMAND = (sys.executable, "-m", "cluster.engine.cut")
@@ -86,7 +87,7 @@ class Cutter:
         into = self.folder(wanted)
         orders = {
             "folder": str(whole), "into": str(into), "digest": wanted.digest,
-            "world": wanted.cut.world, "rank": wanted.cut.rank, "kind": wanted.cut.kind,
+            "plan": asdict(wanted.cut),
         }  # fmt: skip
         process = await asyncio.create_subprocess_exec(
             *self._command,
@@ -153,7 +154,8 @@ class Cutter:
                 shutil.rmtree(other, ignore_errors=True)
         config, sizes = read_config(whole), tensor_bytes(whole)
         cut = wanted.cut
-        check_room(self._folder, rank_weight_bytes(config, sizes, cut.world, cut.kind))
+        held = sum_weights(config, sizes).by_rank(cut.world, cut.kind, cut.layers)
+        check_room(self._folder, held[cut.rank])
 
 
 def _failure(wanted: Wanted, failed: Failed | None, tail: Sequence[str]) -> TandemError:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from cluster.core.errors import BadConfiguration
+from cluster.placement.deals import unequal_deals
 from cluster.placement.fit import Demand, Model, Node, rank_memory
 from cluster.placement.kv import check_kv_bits
 from cluster.placement.parameters import parameter_bytes, weight_sizes
@@ -100,6 +101,8 @@ def _fits(model: Model, demand: Demand, nodes: Sequence[Node], most_ranks: int) 
     for world, kind in _splits(model, demand, most):
         need = rank_memory(model, demand, world, kind, nodes).total
         if sum(node.capacity(need) for node in nodes) >= world:
+            return True
+        if kind == "pipeline" and any(unequal_deals(model, demand, world, nodes)):
             return True
     return False
 

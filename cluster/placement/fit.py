@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 from typing import Any
 
@@ -14,10 +16,10 @@ from cluster.placement.kv import check_kv_bits
 from cluster.placement.memory import Memory
 from cluster.placement.room import SHARE, Engine, needed_memory
 from cluster.placement.speed import METAL_FENCE
-from cluster.placement.weights import rank_weight_bytes
+from cluster.placement.weights import Weights, sum_weights
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Model:
     """A model, as far as placing it goes."""
 
@@ -25,6 +27,20 @@ class Model:
     sizes: Mapping[str, int]
     """Bytes of each tensor by its name: from its files (model/weights.py) or, where they are not
     here, from the config (placement/parameters.py)."""
+
+    @cached_property
+    def weights(self) -> Weights:
+        """By layer; summed once, for there may be thousands of tensors."""
+        return sum_weights(self.config, self.sizes)
+
+
+CONTEXT = 32768
+"""Positions that are planned for unless told otherwise, or the model's own if that is less."""
+
+
+def usual_context(longest: int) -> int:
+    """What one sequence of a model made for up to `longest` positions is planned to hold."""
+    return min(CONTEXT, longest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +80,12 @@ class Node:
         return min(self.ranks, self.usable_bytes // max(1, rank_bytes))
 
 
+def shares(hosts: Sequence[Node]) -> tuple[int, ...]:
+    """Bytes that each rank may use, by rank: those on one machine share it."""
+    count = Counter(node.id for node in hosts)
+    return tuple(node.usable_bytes // count[node.id] for node in hosts)
+
+
 def node_of(description: NodeDescription, ranks: int = 1) -> Node:
     """The node that an agent has described, for up to so many ranks."""
     chip = find_chip(description.chip)
@@ -91,22 +113,36 @@ def check_demand(model: Model, demand: Demand) -> None:
 def rank_memory(
     model: Model, demand: Demand, world: int, kind: str, nodes: Sequence[Node]
 ) -> Memory:
-    """What a rank takes, of the rank that takes most, with all sequences at their full context.
+    """What a rank takes, of the rank that takes most, with all sequences at their full context;
+    stages of a pipeline are equal.
 
     As `room` would have it, which keeps a share of the caches free, and goes by the worst where
     machines differ in how they compute; so what is placed by this can be served with at least
     the context and sequences asked for.
     """
-    engine = Engine(
+    engine = asked_engine(model, demand, kind, (0,) * world, nodes)
+    return max(needed_memory(engine, asked_positions(demand)), key=lambda memory: memory.total)
+
+
+def asked_positions(demand: Demand) -> int:
+    """Of all caches together, with the share that is kept free."""
+    return ceil(demand.context * demand.sequences / SHARE)
+
+
+def asked_engine(
+    model: Model, demand: Demand, kind: str, usable_bytes: tuple[int, ...], nodes: Sequence[Node]
+) -> Engine:
+    """What `demand` comes to on ranks that may use so much; stages are equal."""
+    world = len(usable_bytes)
+    return Engine(
         config=model.config,
         world=world,
         kind=kind,
         kv_bits=demand.kv_bits,
-        weight_bytes=rank_weight_bytes(model.config, model.sizes, world, kind),
-        usable_bytes=0,
+        weight_bytes=model.weights.by_rank(world, kind),
+        usable_bytes=usable_bytes,
         sequences=demand.sequences,
         context=demand.context,
         fused=all(node.fused for node in nodes),
         cores=max((node.cores for node in nodes), default=1),
     )
-    return needed_memory(engine, ceil(demand.context * demand.sequences / SHARE))

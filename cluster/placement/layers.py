@@ -5,9 +5,9 @@ Follows `make_cache` of the model files of mlx-lm 0.32.2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster.placement.shape import language_config, layer_count, model_type, number
 
@@ -57,15 +57,22 @@ def layers(config: Mapping[str, Any]) -> tuple[Layer, ...]:
     return (Layer.FULL,) * count
 
 
-def stages(whole: tuple[Layer, ...], world: int, kind: str) -> list[tuple[Layer, ...]]:
-    """The layers of each rank: all of them, or in a pipeline its stage. Rank 0 has the last
-    ones, and low ranks one more where they don't divide (mlx_lm/models/pipeline.py)."""
+T = TypeVar("T")
+
+
+def stages(
+    whole: Sequence[T], world: int, kind: str, counts: Sequence[int] = ()
+) -> list[Sequence[T]]:
+    """What each rank has of `whole`, which has an item for each layer: all of it, or in a pipeline
+    its stage. Rank 0 has the last layers (mlx_lm/models/pipeline.py); `counts` are the layers of
+    each stage by rank, empty for equal ones, where low ranks have one more if need be."""
     if kind != "pipeline":
         return [whole] * world
-    base, extra = divmod(len(whole), world)
-    split = [base + (rank < extra) for rank in range(world)]
-    starts = [sum(split[rank + 1 :]) for rank in range(world)]
-    return [whole[start : start + n] for start, n in zip(starts, split, strict=True)]
+    if not counts:
+        base, extra = divmod(len(whole), world)
+        counts = [base + (rank < extra) for rank in range(world)]
+    starts = [sum(counts[rank + 1 :]) for rank in range(world)]
+    return [whole[start : start + n] for start, n in zip(starts, counts, strict=True)]
 
 
 def window(config: Mapping[str, Any]) -> int:

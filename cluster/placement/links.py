@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 
@@ -39,6 +40,22 @@ LINKS = {
 VRAM on Mac Studio", December 2025); an all_sum on loopback was measured with MLX's ring backend.
 Thunderbolt 5 carries 10 GB/s, gigabit Ethernet 0.125: something less is counted. A wireless link
 has no typical figure: this one is a guess."""
+
+
+def measured(kind: str, round_trip: float, bytes_per_second: float) -> Link:
+    """A link of `kind` with what was measured of it, in powers of two, so that noise does not
+    prefer one of two alike machines; 0 for what was not. Where two ranks meet, each sends to the
+    other, which takes about as long as a round trip."""
+    known = LINKS.get(kind, LINKS["other"])
+    latency, throughput = map(_power_of_two, (round_trip, bytes_per_second))
+    return replace(
+        known, latency=latency or known.latency, throughput=throughput or known.throughput
+    )
+
+
+def _power_of_two(value: float) -> float:
+    """The nearest one; 0 for 0."""
+    return float(2.0 ** round(math.log2(value))) if value > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ is fused and linear attention has a kernel, nothing was measured yet.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,35 +85,73 @@ def predict(
     weight_bytes: int,
 ) -> Memory:
     """The peak of the rank that takes most, of `world` ranks split as `kind` ("single",
-    "tensor" or "pipeline"); `weight_bytes` are that rank's."""
-    position = position_bytes(config, world, kind, kv_bits)
-    slot = slot_bytes(config, world, kind)
-    kv = load.reserved * position + load.slots * slot
+    "tensor", or "pipeline" with equal stages); `weight_bytes` are that rank's."""
+    weights = (weight_bytes,) * world
+    found = predict_ranks(config, kind, kv_bits, load, weights)
+    return max(found, key=lambda memory: memory.total)
+
+
+def predict_ranks(
+    config: Mapping[str, Any],
+    kind: str,
+    kv_bits: int,
+    load: Load,
+    weights: Sequence[int],
+    counts: Sequence[int] = (),
+) -> tuple[Memory, ...]:
+    """The peak of each rank, which hold `weights` (bytes). `counts` as in `stages`."""
+    world = len(weights)
     working = working_bytes(config, world, kind, kv_bits, load)
-    return Memory(weight_bytes, kv, working)
+    caches = rank_cache_bytes(config, world, kind, kv_bits, counts)
+    return tuple(
+        Memory(weight, load.reserved * position + load.slots * slot, working)
+        for weight, (position, slot) in zip(weights, caches, strict=True)
+    )
 
 
 def position_bytes(config: Mapping[str, Any], world: int, kind: str, kv_bits: int = 0) -> int:
-    """Cache bytes of one position of one sequence, on the rank that keeps most.
-
-    Per attention layer: keys and values of the rank's KV heads; or, with latent attention
-    (DeepSeek-V2, arXiv:2405.04434), the compressed KV and the rotary key, whole on every rank.
-    Windows and states are no part of it: see `slot_bytes`.
-    """
-    most = max(stage.count(Layer.FULL) for stage in stages(layers(config), world, kind))
-    return most * _layer_bytes(config, _split(world, kind), kv_bits)
+    """Cache bytes of one position of one sequence, on the rank that keeps most."""
+    return max(position for position, _ in rank_cache_bytes(config, world, kind, kv_bits))
 
 
 def slot_bytes(config: Mapping[str, Any], world: int, kind: str) -> int:
-    """Cache bytes of one sequence beside its positions, on the rank that keeps most: windows,
-    which are never quantized, and states of linear attention."""
-    split = _split(world, kind)
-    windowed = window(config) * _layer_bytes(config, split, 0)
-    state = _state_bytes(config, split)
-    return max(
-        stage.count(Layer.WINDOW) * windowed + stage.count(Layer.STATE) * state
-        for stage in stages(layers(config), world, kind)
-    )
+    """Cache bytes of one sequence beside its positions, on the rank that keeps most."""
+    return max(slot for _, slot in rank_cache_bytes(config, world, kind))
+
+
+def rank_cache_bytes(
+    config: Mapping[str, Any],
+    world: int,
+    kind: str,
+    kv_bits: int = 0,
+    counts: Sequence[int] = (),
+) -> list[tuple[int, int]]:
+    """What one sequence keeps on each rank: bytes of each position, and beside its positions.
+    `counts` as in `stages`."""
+    each = layer_cache_bytes(config, _split(world, kind), kv_bits)
+    found = []
+    for stage in stages(layers(config), world, kind, counts):
+        kept = Counter(stage)
+        positions = sum(count * each[layer][0] for layer, count in kept.items())
+        found.append((positions, sum(count * each[layer][1] for layer, count in kept.items())))
+    return found
+
+
+def layer_cache_bytes(
+    config: Mapping[str, Any], split: int, kv_bits: int
+) -> dict[Layer, tuple[int, int]]:
+    """Cache bytes of one layer of each kind, split over so many ranks: of a position, and of a
+    sequence beside its positions.
+
+    Full attention: keys and values of the rank's KV heads; or, with latent attention (DeepSeek-V2,
+    arXiv:2405.04434), the compressed KV and the rotary key, whole on every rank. Beside positions:
+    windows, which are never quantized, and states of linear attention.
+    """
+    return {
+        Layer.FULL: (_layer_bytes(config, split, kv_bits), 0),
+        Layer.WINDOW: (0, window(config) * _layer_bytes(config, split, 0)),
+        Layer.STATE: (0, _state_bytes(config, split)),
+    }
 
 
 def working_bytes(
@@ -143,13 +182,19 @@ def working_bytes(
 
 
 def longest_chunk(
-    config: Mapping[str, Any], world: int, kind: str, context: int, speed: float
+    config: Mapping[str, Any],
+    world: int,
+    kind: str,
+    context: int,
+    speed: float,
+    counts: Sequence[int] = (),
 ) -> int:
     """Positions of the longest prefill chunk near the end of a `context`. Chunks are cut by time
-    (scheduler/pace.py); this is what attention can do in one at `speed` operations per second."""
+    (scheduler/pace.py); this is what attention can do in one at `speed` operations per second.
+    `counts` as in `stages`."""
     text = language_config(config)
     heads = _per_rank(number(text, "num_attention_heads"), _split(world, kind))
-    layers_here = max(map(len, stages(layers(config), world, kind)))
+    layers_here = max(map(len, stages(layers(config), world, kind, counts)))
     each = 4 * max(1, context) * heads * max(1, head_size(config)) * layers_here
     return max(16, min(LARGEST_CHUNK, int(speed * CHUNK_SECONDS / max(1, each))))
 

@@ -1,30 +1,37 @@
 """On which machines a model is placed, in which order and how it is split; or why on none.
 
-A rank takes the same on every machine, for shards are equal and so are stages, but for a layer
-more: the smallest machine of a choice bounds it.
+Shards of a tensor split are equal, so the smallest machine of a choice bounds it. So are stages
+of a pipeline, but for a layer more, as long as equal ones fit; else each machine gets as many
+layers as it can hold (stages.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import islice
 
 from cluster.core.cluster import ShardPlan
 from cluster.core.errors import DoesNotFit
 from cluster.core.ids import Rank
 from cluster.placement.advice import what_would_fit
-from cluster.placement.fit import Demand, Model, Node, check_demand, rank_memory
+from cluster.placement.deals import deals, unequal_deals
+from cluster.placement.fit import (
+    Demand,
+    Model,
+    Node,
+    asked_positions,
+    check_demand,
+    rank_memory,
+    shares,
+)
+from cluster.placement.group import rate
 from cluster.placement.links import Links
 from cluster.placement.memory import Memory
-from cluster.placement.room import gib
+from cluster.placement.room import gib, needed_memory
 from cluster.placement.shape import model_type
 from cluster.placement.shard import LARGEST_WORLD, kinds, obstacle
-from cluster.placement.speed import Rate, Speed, Work, predict_speed, work
-
-_MOST_DEALS = 256
-"""Ways to deal ranks to machines that are compared for one split: all of up to 8 machines."""
+from cluster.placement.speed import Speed, work
 
 
 class Objective(StrEnum):
@@ -32,7 +39,8 @@ class Objective(StrEnum):
 
     LARGEST = "largest"
     """The largest world; of one size tensor before pipeline. What forming and recovery ask for:
-    all machines that were given are used, and after a loss as many as still can be."""
+    all machines that were given are used, and after a loss as many as still can be. Unequal
+    stages come last of all: a small machine is no reason to give up a tensor split without it."""
     FASTEST = "fastest"
     """The fastest predicted decode; among equals tensor first, then the fewest ranks. Choices
     without a prediction come last, the largest world first."""
@@ -55,6 +63,10 @@ class Choice:
     """A prediction; None where it does not fit, or a chip is not known."""
     reason: str = ""
     """Why it was not chosen; empty for the chosen one."""
+    layers: tuple[int, ...] = ()
+    """As in ShardPlan."""
+    stages: tuple[Memory, ...] = ()
+    """By rank, where stages are unequal; else empty."""
 
     @property
     def fits(self) -> bool:
@@ -64,7 +76,10 @@ class Choice:
     def plans(self, backend: str) -> tuple[ShardPlan, ...]:
         """The shard plan of each rank, whose group uses `backend`."""
         used = backend if self.world > 1 else "none"
-        return tuple(ShardPlan(self.world, Rank(r), self.kind, used) for r in range(self.world))
+        return tuple(
+            ShardPlan(self.world, Rank(rank), self.kind, used, self.layers)
+            for rank in range(self.world)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,54 +142,46 @@ def _choice(
     memory = rank_memory(model, demand, world, kind, nodes)
     room = [node.capacity(memory.total) for node in nodes]
     if sum(room) < world:
+        if kind == "pipeline" and (found := _unequal(model, demand, world, nodes, links)):
+            return found
+        tried = ", nor do unequal stages fit" if kind == "pipeline" else ""
         each = "the rank needs" if world == 1 else f"each of {world} ranks needs"
-        reason = f"{each} {gib(memory.total)}, and there is room for {sum(room) or 'none'}"
+        reason = f"{each} {gib(memory.total)}, and there is room for {sum(room) or 'none'}{tried}"
         return Choice(world, kind, memory=memory, reason=reason)
     todo = work(model.config, model.sizes, world, kind, demand.kv_bits)
     rated = [
-        (deal, _speed(todo, deal, nodes, links, demand.context))
-        for deal in islice(_deals(room, world), _MOST_DEALS)
+        (hosts, rate(todo, hosts, links, demand.context)) for hosts in deals(room, nodes, world)
     ]
-    deal, speed = max(rated, key=lambda pair: pair[1].decode if pair[1] else 0.0)
-    used = [(node, count) for node, count in zip(nodes, deal, strict=True) if count]
-    least = min(node.usable_bytes // count for node, count in used)
-    return Choice(world, kind, _by_rank(deal, nodes), memory, least, speed)
+    hosts, rating = max(rated, key=lambda pair: pair[1].worth)
+    least = min(shares(hosts))
+    return Choice(world, kind, _ids(hosts), memory, least, rating.speed)
 
 
-def _deals(room: Sequence[int], world: int) -> Iterator[tuple[int, ...]]:
-    """How many ranks each node gets, of `world`, within its room; first nodes first."""
-    if not room:
-        if world == 0:
-            yield ()
-        return
-    least = max(0, world - sum(room[1:]))
-    for count in range(min(room[0], world), least - 1, -1):
-        for rest in _deals(room[1:], world - count):
-            yield (count, *rest)
+def _unequal(
+    model: Model, demand: Demand, world: int, nodes: Sequence[Node], links: Links
+) -> Choice | None:
+    """A pipeline whose stages have the layers that their machines can hold; None for none."""
+    todo = work(model.config, model.sizes, world, "pipeline", demand.kv_bits)
+    best: tuple[tuple[float, ...], Choice] | None = None
+    for hosts, dealt in unequal_deals(model, demand, world, nodes):
+        stages = needed_memory(dealt, asked_positions(demand))
+        memory = max(stages, key=lambda stage: stage.total)
+        rating = rate(todo.staged(dealt.layers), hosts, links, demand.context)
+        if best is None or rating.worth > best[0]:
+            found = Choice(world, "pipeline", _ids(hosts), memory, min(dealt.usable_bytes))
+            found = replace(found, speed=rating.speed, layers=dealt.layers, stages=stages)
+            best = rating.worth, found
+    return best[1] if best else None
 
 
-def _by_rank(deal: Sequence[int], nodes: Sequence[Node]) -> tuple[str, ...]:
-    return tuple(node.id for node, count in zip(nodes, deal, strict=True) for _ in range(count))
-
-
-def _speed(
-    todo: Work, deal: Sequence[int], nodes: Sequence[Node], links: Links, context: int
-) -> Speed | None:
-    """The predicted speed; None where one of the chips is not known."""
-    rates, fence = [], 0.0
-    for node, count in zip(nodes, deal, strict=True):
-        if count and node.chip is None:
-            return None
-        if count and node.chip:
-            rates += [Rate(node.chip.bandwidth / count, node.chip.flops / count)] * count
-            fence = max(fence, node.fence)
-    return predict_speed(todo, rates, links.worst(_by_rank(deal, nodes)), fence, context)
+def _ids(hosts: Sequence[Node]) -> tuple[str, ...]:
+    return tuple(node.id for node in hosts)
 
 
 def _best(fitting: Sequence[Choice], objective: Objective) -> Choice:
     """The first of the best; of one world, tensor comes before pipeline."""
     if objective is Objective.LARGEST:
-        return max(fitting, key=lambda choice: choice.world)
+        return max(fitting, key=lambda choice: (not choice.layers, choice.world))
     known = [choice for choice in fitting if choice.speed]
     if not known:
         return _best(fitting, Objective.LARGEST)
@@ -190,6 +197,8 @@ def _explained(choice: Choice, chosen: Choice, objective: Objective) -> Choice:
     if objective is Objective.FASTEST and chosen.speed:
         slower = choice.speed is not None
         return replace(choice, reason="predicted to be slower" if slower else "speed not known")
+    if choice.layers and not chosen.layers:
+        return replace(choice, reason="equal parts go first")
     more = chosen.world > choice.world
     return replace(choice, reason="fewer ranks than fit" if more else "tensor goes first")
 

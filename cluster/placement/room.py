@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.core.errors import BadConfiguration
+from cluster.core.errors import DoesNotFit
 from cluster.placement.memory import (
     CORE_SPEED,
     GPU_SPEED,
     Load,
     Memory,
     longest_chunk,
-    position_bytes,
-    predict,
-    slot_bytes,
+    predict_ranks,
+    rank_cache_bytes,
 )
 
 SHARE = 0.8
@@ -49,10 +48,10 @@ class Engine:
     kind: str
     """"single", "tensor" or "pipeline"."""
     kv_bits: int
-    weight_bytes: int
-    """Of the rank that holds most."""
-    usable_bytes: int
-    """Of the rank that has least, `draft_bytes` taken off rank 0."""
+    weight_bytes: tuple[int, ...]
+    """By rank."""
+    usable_bytes: tuple[int, ...]
+    """By rank, `draft_bytes` taken off rank 0."""
     sequences: int
     """Computed at the same time."""
     context: int
@@ -63,6 +62,8 @@ class Engine:
     """Of the rank that has fewest."""
     draft_bytes: int = 0
     """What rank 0 takes for a draft model beside all this."""
+    layers: tuple[int, ...] = ()
+    """As in ShardPlan."""
 
     @property
     def speed(self) -> float:
@@ -72,62 +73,79 @@ class Engine:
     def chunk(self, positions: int) -> int:
         """The longest prefill chunk, with caches of so many positions."""
         context = min(self.context, positions)
-        return longest_chunk(self.config, self.world, self.kind, context, self.speed)
+        return longest_chunk(self.config, self.world, self.kind, context, self.speed, self.layers)
+
+    def load(self, positions: int) -> Load:
+        """What is computed at the same time, with caches of so many positions."""
+        slots, context = min(self.sequences, positions), min(self.context, positions)
+        return Load(positions, slots, context, self.chunk(positions), self.fused)
 
 
 def room(engine: Engine, most: int, kv_bytes: int = 0) -> Room:
     """What caches may hold: `kv_bytes` on each rank if given, else what fits beside weights and
     working space, but no more than `most` positions.
 
-    Raises BadConfiguration when not even one position fits, or not `kv_bytes`, with both
-    numbers in GiB.
+    Raises DoesNotFit when not even one position fits, or not `kv_bytes`, with both numbers in GiB.
     """
     split = (engine.config, engine.world, engine.kind)
-    position = position_bytes(*split, engine.kv_bits)
-    slot = slot_bytes(*split)
-    slot_positions = -(-slot // position) if position else 0
+    caches = rank_cache_bytes(*split, engine.kv_bits, engine.layers)
+    position = max(each for each, _ in caches)
+    slot_positions = max(
+        (-(-slot // each) if each else -(-slot // max(1, position)) for each, slot in caches)
+    )
     if kv_bytes:
         tokens = kv_bytes // max(1, position)
-        needed = needed_memory(engine, tokens).total
+        fits = _fits(engine, tokens)
     else:
-        fitting = _fitting(engine, int(most / SHARE))
-        tokens = min(most, int(SHARE * fitting))
-        needed = needed_memory(engine, 1).total
-    if tokens <= slot_positions or needed > engine.usable_bytes:
-        caches = f" and {gib(kv_bytes)} of KV cache" if kv_bytes else ""
-        draft = f" beside the {gib(engine.draft_bytes)} of --draft-model"
-        beside = draft if engine.draft_bytes else ""
-        raise BadConfiguration(
-            f"each of {engine.world} ranks needs {gib(max(needed, engine.weight_bytes))} for "
-            f"{gib(engine.weight_bytes)} of weights{caches}, and one has only "
-            f"{gib(max(0, engine.usable_bytes))}{beside}: add machines (--nodes), serve a smaller "
-            "or quantized model, or give less to the cache (--kv-gb, --kv-bits, --sequences)"
-        )
+        tokens = min(most, int(SHARE * most_positions(engine, int(most / SHARE))))
+        fits = _fits(engine, 1)
+    if tokens <= slot_positions or not fits:
+        raise DoesNotFit(_too_little(engine, tokens if kv_bytes else 1, kv_bytes))
     attended = engine.chunk(tokens) * min(engine.context, tokens)
     unbounded = engine.fused and not engine.kv_bits
-    rank_bytes = needed_memory(engine, tokens).total + engine.draft_bytes
-    return Room(tokens, slot_positions, position, rank_bytes, 0 if unbounded else attended)
+    peaks = [memory.total for memory in needed_memory(engine, tokens)]
+    peaks[0] += engine.draft_bytes
+    return Room(tokens, slot_positions, position, max(peaks), 0 if unbounded else attended)
 
 
-def needed_memory(engine: Engine, positions: int) -> Memory:
-    """The peak of the rank that takes most, with caches of so many positions."""
-    config, world, kind = engine.config, engine.world, engine.kind
-    context = min(engine.context, positions)
-    slots = min(engine.sequences, positions)
-    load = Load(positions, slots, context, engine.chunk(positions), engine.fused)
-    return predict(config, world, kind, engine.kv_bits, load, engine.weight_bytes)
+def needed_memory(engine: Engine, positions: int) -> tuple[Memory, ...]:
+    """The peak of each rank, with caches of so many positions."""
+    load, weights = engine.load(positions), engine.weight_bytes
+    return predict_ranks(engine.config, engine.kind, engine.kv_bits, load, weights, engine.layers)
 
 
-def _fitting(engine: Engine, most: int) -> int:
-    """The largest number of positions up to `most` that fits; 0 for none."""
+def most_positions(engine: Engine, most: int) -> int:
+    """The largest number of positions up to `most` that fits on every rank; 0 for none."""
     low, high = 0, most + 1
     while high - low > 1:
         middle = (low + high) // 2
-        if needed_memory(engine, middle).total <= engine.usable_bytes:
+        if _fits(engine, middle):
             low = middle
         else:
             high = middle
     return low
+
+
+def _fits(engine: Engine, positions: int) -> bool:
+    needed = needed_memory(engine, positions)
+    pairs = zip(needed, engine.usable_bytes, strict=True)
+    return all(memory.total <= usable for memory, usable in pairs)
+
+
+def _too_little(engine: Engine, positions: int, kv_bytes: int) -> str:
+    """What the rank that lacks most needs and has."""
+    ranks = zip(needed_memory(engine, positions), engine.usable_bytes, strict=True)
+    tightest, usable = max(ranks, key=lambda rank: rank[0].total - rank[1])
+    who = "one" if engine.layers else "each"
+    caches = f" and {gib(kv_bytes)} of KV cache" if kv_bytes else ""
+    draft = f" beside the {gib(engine.draft_bytes)} of --draft-model"
+    beside = draft if engine.draft_bytes else ""
+    return (
+        f"{who} of {engine.world} ranks needs {gib(tightest.total)} for "
+        f"{gib(tightest.weights)} of weights{caches}, and one has only "
+        f"{gib(max(0, usable))}{beside}: add machines (--nodes), serve a smaller or quantized "
+        "model, or give less to the cache (--kv-gb, --kv-bits, --sequences)"
+    )
 
 
 def gib(count: int) -> str:

@@ -22,8 +22,11 @@ _NESTED_HEADS = {
 
 def language_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The part that describes the language model: nested in multimodal models."""
-    nested = (config.get(name) for name in _NESTED)
-    return next((part for part in nested if isinstance(part, Mapping)), config)
+    for name in _NESTED:
+        part = config.get(name)
+        if part is not None and isinstance(part, Mapping):
+            return part
+    return config
 
 
 def model_type(config: Mapping[str, Any]) -> str:

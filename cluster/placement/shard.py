@@ -42,6 +42,10 @@ PIPELINABLE = frozenset({
 })  # fmt: skip
 """Model types whose class in mlx-lm has `model.pipeline()`."""
 
+EQUAL_STAGES = frozenset({"bailing_hybrid", "kimi_k3"})
+"""Of these, model types whose pipeline() sets the stages itself, or takes few of those it is
+told."""
+
 PARALLEL = ("auto", "tensor", "pipeline")
 LARGEST_WORLD = 64
 """As many ranks as are tried when possible world sizes are listed."""
@@ -96,6 +100,11 @@ def obstacle(config: Mapping[str, Any], world: int, kind: str) -> str:
     """The first thing that stands against splitting over `world` ranks as `kind`, in words;
     empty for none, as always for "single"."""
     return "" if kind == "single" else next(_obstacles(config, world, kind), "")
+
+
+def has_unequal_stages(config: Mapping[str, Any]) -> bool:
+    """The stages of its pipeline may have any number of layers."""
+    return model_type(config) in PIPELINABLE - EQUAL_STAGES
 
 
 def _obstacles(config: Mapping[str, Any], world: int, kind: str) -> Iterator[str]:

@@ -11,8 +11,8 @@ bandwidth, b what is fixed for every layer, N ranks and L layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.core.config import LARGEST_CHUNK
@@ -75,7 +75,7 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What each rank has to do; equal on all, but for a layer more or less in a pipeline."""
+    """What each rank has to do; of a pipeline an equal stage, unless there are `parts`."""
 
     world: int
     kind: str
@@ -94,6 +94,13 @@ class Work:
     """The same for each position that it sees."""
     hidden_bytes: int
     """Of one position between layers."""
+    parts: tuple[float, ...] = ()
+    """By rank, how much of the above is its own where stages are unequal; else empty."""
+
+    def staged(self, counts: Sequence[int]) -> Work:
+        """The same with so many layers on each rank; empty for equal stages."""
+        parts = tuple(count * self.world / self.layers for count in counts)
+        return replace(self, parts=parts)
 
 
 def work(
@@ -127,19 +134,14 @@ def predict_speed(
     """The speed of ranks with `rates`, by rank, that a `link` joins and that wait `fence`
     seconds around each collective, for sequences of up to `context` positions."""
     short = max(1, min(SHORT, context))
-    waits = _waits(todo, link, fence)
+    waits = waiting(todo, link, fence)
     seconds = _decode_seconds(todo, rates, short) + waits
     full = _decode_seconds(todo, rates, max(1, context)) + waits
     prefill = _prefill(todo, rates, link, waits, short)
     return Speed(1 / seconds, 1 / full, prefill, waits / seconds)
 
 
-def _together(todo: Work) -> Callable[[Iterable[float]], float]:
-    """Shards compute at the same time, and the slowest counts; stages one after the other."""
-    return sum if todo.kind == "pipeline" else max
-
-
-def _waits(todo: Work, link: Link, fence: float) -> float:
+def waiting(todo: Work, link: Link, fence: float) -> float:
     """Seconds that one forward pass waits for messages, however small they are."""
     if todo.world == 1:
         return 0.0
@@ -148,19 +150,29 @@ def _waits(todo: Work, link: Link, fence: float) -> float:
     return 2 * todo.layers * (link.seconds(todo.world) + fence)
 
 
+def _together(todo: Work, seconds: Iterable[float]) -> float:
+    """Of each rank's seconds: shards compute at the same time, and the slowest counts; stages one
+    after the other."""
+    if todo.kind != "pipeline":
+        return max(seconds)
+    if not todo.parts:
+        return sum(seconds)
+    return sum(part * each for part, each in zip(todo.parts, seconds, strict=True))
+
+
 def _decode_seconds(todo: Work, rates: Sequence[Rate], positions: int) -> float:
     read = todo.read_bytes + todo.slot_bytes + positions * todo.position_bytes
-    reading = _together(todo)(read / (READ_EFFICIENCY * rate.bandwidth) for rate in rates)
+    reading = _together(todo, (read / (READ_EFFICIENCY * rate.bandwidth) for rate in rates))
     return reading + todo.layers * LAYER_SECONDS
 
 
 def _prefill(todo: Work, rates: Sequence[Rate], link: Link, waits: float, positions: int) -> float:
     """Tokens per second of a chunk in the middle of so many positions. Of a chunk, reading the
     weights and computing add up, as where tokens ask different experts."""
-    together = _together(todo)
     each = todo.flops + todo.attention_flops * positions / 2
-    token = together(each / (FLOP_EFFICIENCY * rate.flops) for rate in rates)
-    reading = together(todo.weight_bytes / (READ_EFFICIENCY * rate.bandwidth) for rate in rates)
+    token = _together(todo, (each / (FLOP_EFFICIENCY * rate.flops) for rate in rates))
+    whole = todo.weight_bytes / READ_EFFICIENCY
+    reading = _together(todo, (whole / rate.bandwidth for rate in rates))
     fixed = reading + todo.layers * LAYER_SECONDS + waits
     least, most = _CHUNK_SECONDS
     chunk = min(most, max(least, fixed)) / token

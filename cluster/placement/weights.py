@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from cluster.placement.layers import layers, stages
+from cluster.placement.layers import stages
 from cluster.placement.shape import (
     expert_count,
     experts_per_token,
@@ -28,31 +29,54 @@ _EXPERTS = re.compile(r"switch_mlp|\.experts\b")
 _EMBEDDING = re.compile(r"embed_tokens|\bwte\b")
 
 
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Bytes of a model's weights, as far as splitting it goes.
+
+    As stored: a checkpoint in a type that is unpacked when loaded takes more.
+    """
+
+    by_layer: tuple[int, ...]
+    rest: int
+    """Of no layer: embedding, norm, output. In a pipeline every rank holds them."""
+    shared: int
+    """Of all this, what tensor parallelism splits; the other part is whole on every rank."""
+
+    def by_rank(self, world: int, kind: str, counts: Sequence[int] = ()) -> tuple[int, ...]:
+        """Bytes on each rank when split over `world` ranks as `kind` ("single", "tensor" or
+        "pipeline", whose stages have `counts` layers; empty for equal ones)."""
+        if kind == "pipeline":
+            parts = stages(self.by_layer, world, kind, counts)
+            return tuple(self.rest + sum(part) for part in parts)
+        whole = self.rest + sum(self.by_layer)
+        if kind == "tensor":
+            whole += -(-self.shared // world) - self.shared
+        return (whole,) * world
+
+
+def sum_weights(config: Mapping[str, Any], sizes: Mapping[str, int]) -> Weights:
+    """Of tensors with `sizes` (bytes by name)."""
+    by_layer = [0] * layer_count(config)
+    rest = shared = 0
+    for name, size in sizes.items():
+        found = _LAYER.search(name)
+        if _LEFT_OUT.search(name) or (found and int(found[1]) >= len(by_layer)):
+            continue
+        if found:
+            by_layer[int(found[1])] += size
+        else:
+            rest += size
+        if not _is_whole(config, name):
+            shared += size
+    return Weights(tuple(by_layer), rest, shared)
+
+
 def rank_weight_bytes(
     config: Mapping[str, Any], sizes: Mapping[str, int], world: int, kind: str
 ) -> int:
     """Bytes on the rank that holds most, of tensors with `sizes` (bytes by name), when split
-    over `world` ranks as `kind` ("single", "tensor" or "pipeline").
-
-    As stored: a checkpoint in a type that is unpacked when loaded takes more.
-    """
-    count = layer_count(config)
-    by_layer = [0] * count
-    everywhere = shared = 0
-    for name, size in sizes.items():
-        found = _LAYER.search(name)
-        if _LEFT_OUT.search(name) or (found and int(found[1]) >= count):
-            continue
-        if kind == "pipeline" and found:
-            by_layer[int(found[1])] += size
-        elif kind == "tensor" and not _is_whole(config, name):
-            shared += size
-        else:
-            everywhere += size
-    if kind == "pipeline":
-        ends = _stage_ends(config, world)
-        return everywhere + max(sum(by_layer[start:end]) for start, end in ends)
-    return everywhere + -(-shared // world)
+    over `world` ranks as `kind` ("single", "tensor", or "pipeline" with equal stages)."""
+    return max(sum_weights(config, sizes).by_rank(world, kind))
 
 
 def read_sizes(config: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, int]:
@@ -74,13 +98,3 @@ def _is_whole(config: Mapping[str, Any], name: str) -> bool:
     if "lm_head" in name and model_type(config) in _SHARDED_HEAD:
         return False
     return _WHOLE.search(name) is not None
-
-
-def _stage_ends(config: Mapping[str, Any], world: int) -> list[tuple[int, int]]:
-    """(first layer, layer behind the last) of each rank."""
-    parts = stages(layers(config)[: layer_count(config)], world, "pipeline")
-    ends, end = [], layer_count(config)
-    for part in parts:
-        ends.append((end - len(part), end))
-        end -= len(part)
-    return ends

@@ -33,11 +33,18 @@ def versions_from(message: pb.Versions) -> Versions:
 
 
 def plan_to(value: ShardPlan) -> pb.ShardPlan:
-    return pb.ShardPlan(world=value.world, rank=value.rank, kind=value.kind, backend=value.backend)
+    return pb.ShardPlan(
+        world=value.world,
+        rank=value.rank,
+        kind=value.kind,
+        backend=value.backend,
+        layers=value.layers,
+    )
 
 
 def plan_from(message: pb.ShardPlan) -> ShardPlan:
-    return ShardPlan(message.world, Rank(message.rank), message.kind, message.backend)
+    rank, layers = Rank(message.rank), tuple(message.layers)
+    return ShardPlan(message.world, rank, message.kind, message.backend, layers)
 
 
 def hello_to(value: Hello) -> pb.Hello:

@@ -205,7 +205,8 @@ def wanted_from_wire(message: node_pb2.ModelRequest) -> Wanted:
     if not message.HasField("cut"):
         return Wanted(message.model, message.digest)
     cut = plan_from(message.cut)
-    return Wanted(message.model, message.digest, ShardPlan(cut.world, cut.rank, cut.kind))
+    part = ShardPlan(cut.world, cut.rank, cut.kind, layers=cut.layers)
+    return Wanted(message.model, message.digest, part)
 
 
 def file_to_wire(file: ModelFile) -> node_pb2.ModelFile:

@@ -62,7 +62,7 @@ STATUS: dict[type[TandemError], grpc.StatusCode] = {
     errors.StepRefused: grpc.StatusCode.FAILED_PRECONDITION,
     errors.DigestMismatch: grpc.StatusCode.DATA_LOSS,
 }
-"""A test holds it complete."""
+"""A test holds it complete, but for AnswerFailed, which no call of ours ends with."""
 
 _BY_NAME = {kind.__name__: kind for kind in STATUS}
 

@@ -43,6 +43,7 @@ def specs(
     kv_bits: int = 0,
     kv_dir: str = "",
     draft: Path | None = None,
+    layers: tuple[int, ...] = (),
 ) -> list[LaunchSpec]:
     ring = tuple(f"127.0.0.1:{port}" for port in free_ports(world)) if world > 1 else ()
     kind, backend = (parallel, "ring") if world > 1 else ("single", "none")
@@ -52,7 +53,7 @@ def specs(
             secret=SECRET,
             model=str(folder),
             model_digest=digest(folder),
-            plan=ShardPlan(world, Rank(rank), kind, backend),
+            plan=ShardPlan(world, Rank(rank), kind, backend, layers),
             ring=ring,
             kv_bits=kv_bits,
             kv_dir=kv_dir,
@@ -132,10 +133,18 @@ async def launched(
     kv_bits: int = 0,
     kv_dir: str = "",
     draft: Path | None = None,
+    layers: tuple[int, ...] = (),
 ) -> AsyncIterator[list[Engine]]:
     """A group of engines that are ready; all gone at the end."""
     wanted = specs(
-        folder, world, epoch, parallel=parallel, kv_bits=kv_bits, kv_dir=kv_dir, draft=draft
+        folder,
+        world,
+        epoch,
+        parallel=parallel,
+        kv_bits=kv_bits,
+        kv_dir=kv_dir,
+        draft=draft,
+        layers=layers,
     )
     engines = [Engine(spec) for spec in wanted]
     try:

@@ -41,6 +41,17 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": 64,
         "norm_topk_prob": True,
     },
+    "qwen3_moe_12": {
+        **_COMMON,
+        "model_type": "qwen3_moe",
+        "num_hidden_layers": 12,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": 64,
+        "norm_topk_prob": True,
+    },
     # About 30M parameters and a context of 32k: its prefill takes long on one core.
     "llama_30m": {
         **_COMMON,

@@ -11,7 +11,9 @@ from mlx_lm.utils import load_model
 from cluster.core.ids import Slot
 from cluster.core.plan import Fork, Park
 from cluster.model.config import read_config
-from cluster.placement.memory import position_bytes, slot_bytes
+from cluster.model.weights import tensor_bytes
+from cluster.placement.memory import rank_cache_bytes
+from cluster.placement.weights import sum_weights
 from tests.e2e.engines import connected, execute, launched
 from tests.unit.engine.driver import EPOCH, Plan, compare, reference, texts
 from tests.unit.engine.models import TRIMMABLE, write_model
@@ -42,14 +44,23 @@ def a_plan(trimmable: bool) -> tuple[Plan, dict[int, list[int]]]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "world", "layers"),
-    [("qwen2", 2, 3), ("deepseek_v3", 2, 2), ("qwen3_5", 2, 4), ("qwen3_moe", 3, 5)],
+    ("kind", "world", "layers", "stages"),
+    [
+        ("qwen2", 2, 3, ()),
+        ("deepseek_v3", 2, 2, ()),
+        ("qwen3_5", 2, 4, ()),
+        ("qwen3_moe", 3, 5, ()),
+        ("qwen3_5", 2, 6, (5, 1)),  # a stage without attention
+        ("deepseek_v3", 3, 6, (1, 2, 3)),
+    ],
 )  # fmt: skip
-async def test_same_text_on_every_stage(kind: str, world: int, layers: int, tmp_path: Path) -> None:
+async def test_same_text_on_every_stage(
+    kind: str, world: int, layers: int, stages: tuple[int, ...], tmp_path: Path
+) -> None:
     folder = write_model(tmp_path / kind, kind, num_hidden_layers=layers)
     plan, prompts = a_plan(kind in TRIMMABLE)
     async with (
-        launched(folder, world, EPOCH, parallel="pipeline") as engines,
+        launched(folder, world, EPOCH, parallel="pipeline", layers=stages) as engines,
         connected(engines) as clients,
     ):
         results = await execute(clients, plan.steps)
@@ -61,25 +72,32 @@ async def test_same_text_on_every_stage(kind: str, world: int, layers: int, tmp_
     model = load_model(folder)[0]
     for slot, prompt in prompts.items():
         compare(model, prompt, ours[slot], reference(model, prompt, len(ours[slot])))
-    whole = (folder / "model.safetensors").stat().st_size
-    assert all(fact is not None and fact.weight_bytes < 0.8 * whole for fact in facts)
+    held = [fact.weight_bytes for fact in facts if fact is not None]
+    weights = sum_weights(read_config(folder), tensor_bytes(folder))
+    assert held == pytest.approx(weights.by_rank(world, "pipeline", stages), rel=0.01)
 
 
 @pytest.mark.parametrize(
-    ("kind", "parallel"), [("qwen3_5", "pipeline"), ("qwen3_5", "tensor"), ("qwen3_moe", "tensor")]
+    ("kind", "parallel", "stages"),
+    [
+        ("qwen3_5", "pipeline", ()),
+        ("qwen3_5", "pipeline", (1, 3)),
+        ("qwen3_5", "tensor", ()),
+        ("qwen3_moe", "tensor", ()),
+    ],
 )
-async def test_engines_keep_what_was_predicted(kind: str, parallel: str, tmp_path: Path) -> None:
+async def test_engines_keep_what_was_predicted(
+    kind: str, parallel: str, stages: tuple[int, ...], tmp_path: Path
+) -> None:
     folder = write_model(tmp_path / kind, kind)
     config = {**read_config(folder), "torch_dtype": "float32"}
     async with (
-        launched(folder, 2, EPOCH, parallel=parallel) as engines,
+        launched(folder, 2, EPOCH, parallel=parallel, layers=stages) as engines,
         connected(engines) as clients,
     ):
         facts = [client.hello.facts for client in clients]
-    positions = [fact.position_bytes for fact in facts if fact is not None]
-    slots = [fact.slot_bytes for fact in facts if fact is not None]
-    assert max(positions) == position_bytes(config, 2, parallel)
-    assert max(slots) == slot_bytes(config, 2, parallel)
+    kept = [(fact.position_bytes, fact.slot_bytes) for fact in facts if fact is not None]
+    assert kept == rank_cache_bytes(config, 2, parallel, 0, stages)
 
 
 async def test_stages_with_a_quantized_cache_say_what_one_rank_says(tmp_path: Path) -> None:

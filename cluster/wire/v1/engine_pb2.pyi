@@ -194,6 +194,7 @@ class ShardPlan(_message.Message):
     RANK_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     BACKEND_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
     world: _builtins.int
     """number of ranks"""
     rank: _builtins.int
@@ -202,6 +203,10 @@ class ShardPlan(_message.Message):
     """"single", "tensor" or "pipeline" """
     backend: _builtins.str
     """"none", "ring", "jaccl" or "nccl" """
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """of each stage of a pipeline, by rank; empty for equal stages"""
+
     def __init__(
         self,
         *,
@@ -209,10 +214,11 @@ class ShardPlan(_message.Message):
         rank: _builtins.int = ...,
         kind: _builtins.str = ...,
         backend: _builtins.str = ...,
+        layers: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "kind", b"kind", "rank", b"rank", "world", b"world"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "kind", b"kind", "layers", b"layers", "rank", b"rank", "world", b"world"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -48,6 +48,27 @@ def test_four_studios() -> None:
     assert said.stderr == ""
 
 
+def test_unequal_stages(tmp_path: Path) -> None:
+    """A machine with 64 GB and one with 128 GB, as docs/plan.md tells of them."""
+    config = tmp_path / "config.json"
+    config.write_text(QWEN.read_text().replace('"bits": 8', '"bits": 4'))
+    said = plan(config, "--nodes", SPECS / "mini-and-studio.yaml")
+    assert said.exit_code == 0
+    lines = [" ".join(line.split()) for line in said.stdout.splitlines()]
+    assert any(line.startswith("* 2 pipeline 43.6 GiB to 87.8 GiB") for line in lines)
+    page = (ROOT / "docs" / "plan.md").read_text()
+    stages = lines[lines.index("Stages") + 2 :][:2]
+    assert stages[0].startswith("63 (0 to 62) 1 studio 87.8 GiB of 96.0 GiB")
+    assert stages[1].startswith("31 (63 to 93) 0 mini 43.6 GiB of 48.0 GiB")
+    for line in stages:
+        assert line in " ".join(page.split()), "docs/plan.md shows this"
+    data = json.loads(plan(config, "--nodes", SPECS / "mini-and-studio.yaml", "--json").stdout)
+    chosen = data["chosen"]
+    assert chosen["layers"] == [31, 63]
+    assert [stage["total"] < 96 * GIB for stage in chosen["stages"]] == [True, True]
+    assert studios("--json").stdout.count('"layers": []') == 8, "equal everywhere else"
+
+
 @pytest.mark.parametrize("columns", [60, 80, 110, 200])
 def test_any_terminal_is_wide_enough(columns: int) -> None:
     lines = studios(columns=columns).stdout.splitlines()

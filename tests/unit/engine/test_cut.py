@@ -72,6 +72,23 @@ def test_pipeline(tmp_path: Path, kind: str, rank: int) -> None:
     check_equal(whole, part, plan)
 
 
+def test_unequal_stages(tmp_path: Path) -> None:
+    whole = write_model(tmp_path / "whole", "qwen2")
+    for rank in (0, 1):
+        plan = replace(plan_of("pipeline", rank), layers=(1, 2))
+        check_equal(whole, make(whole, tmp_path / f"part{rank}", plan), plan)
+    small, large = (
+        sum(f.stat().st_size for f in weight_files(tmp_path / part)) for part in ("part0", "part1")
+    )
+    assert small < large
+    found = read_cut(tmp_path / "part0")
+    assert found is not None
+    assert found.fits(digest(whole), replace(plan_of("pipeline", 0), layers=(1, 2)))
+    assert not found.fits(digest(whole), plan_of("pipeline", 0))
+    with pytest.raises(ModelUnavailable, match=r"\[1, 2\] there, \[2, 1\] wanted"):
+        model_digest(tmp_path / "part0", replace(plan_of("pipeline", 0), layers=(2, 1)))
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_quantized(tmp_path: Path, rank: int) -> None:
     whole, plan = write_model(tmp_path / "whole", "qwen3_moe"), plan_of("tensor", rank)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -10,7 +11,10 @@ from mlx_lm.models.cache import CacheList, KVCache, QuantizedKVCache
 
 from cluster.core.errors import CannotShard
 from cluster.engine import stage
+from cluster.engine.loader import lazy_model
 from cluster.engine.ragged import RaggedRows
+from cluster.placement.layers import stages
+from tests.unit.engine.models import write_model
 
 
 def ends_in(cache: Any) -> Any:
@@ -56,6 +60,38 @@ def test_caches_are_handed_over_and_logits_that_are_asked_for(
         assert any(array is keys[0] for array in arrays)
     else:
         assert any(array is keys for array in arrays)
+
+
+class Place:
+    """Stands in for a group."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = lambda: rank, lambda: size
+
+
+KINDS = ("qwen2", "qwen3_moe", "deepseek_v3", "qwen3_5")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("counts", [(), (1, 4, 1), (4, 1, 1)])
+def test_each_rank_has_the_layers_it_is_told(
+    kind: str, counts: tuple[int, ...], tmp_path: Path
+) -> None:
+    folder = write_model(tmp_path, kind, num_hidden_layers=6)
+    want = stages(range(6), 3, "pipeline", counts)
+    for rank in range(3):
+        model = lazy_model(folder)
+        before = list(model.layers)
+        stage.pipeline(model, Place(rank, 3), counts)  # type: ignore[arg-type]
+        kept = set(map(id, model.layers))
+        assert [i for i, layer in enumerate(before) if id(layer) in kept] == list(want[rank])
+
+
+@pytest.mark.parametrize("counts", [(1, 2, 4), (3, 3), (6, 0, 0)])
+def test_stages_that_do_not_make_the_model(counts: tuple[int, ...], tmp_path: Path) -> None:
+    model = lazy_model(write_model(tmp_path, "qwen2", num_hidden_layers=6))
+    with pytest.raises(CannotShard, match="can't make 3 stages"):
+        stage.pipeline(model, Place(0, 3), counts)  # type: ignore[arg-type]
 
 
 def test_a_model_without_a_pipeline_is_refused() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from cluster.core.errors import CannotShard, NodeUnreachable
-from cluster.membership.choice import choose
+from cluster.membership.choice import Merit, choose
 from cluster.membership.roster import Node
 
 
@@ -41,6 +41,30 @@ def test_most_ranks_and_first_machines(
     chosen, world = choose(nodes(*ranks), only(*worlds))
     assert " ".join(node.id for node in chosen) == expected
     assert world == sum(node.ranks for node in chosen)
+
+
+def test_the_best_of_the_largest() -> None:
+    def worth(group: Sequence[Node]) -> Merit:
+        return Merit(worth=(sum(int(node.id[1:]) for node in group),))
+
+    def pair(group: Sequence[Node]) -> Sequence[Node]:
+        only(1, 2)(group)
+        return group
+
+    chosen, _ = choose(nodes(1, 1, 1, 1), pair, worth)
+    assert [node.id for node in chosen] == ["n2", "n3"]
+    chosen, _ = choose(nodes(1, 1, 1, 1), pair)
+    assert [node.id for node in chosen] == ["n0", "n1"]
+
+
+def test_a_makeshift_gives_way_to_any_other() -> None:
+    def merit(world: int) -> Merit:
+        return Merit(makeshift=world > 1)
+
+    chosen, _ = choose(nodes(1, 1, 1), only(1, 2, 3), merit)
+    assert [node.id for node in chosen] == ["n0"]
+    chosen, _ = choose(nodes(1, 1, 1), only(2, 3), merit)
+    assert len(chosen) == 3, "of makeshifts the largest"
 
 
 def test_no_group_serves() -> None:

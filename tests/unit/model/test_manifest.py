@@ -204,6 +204,17 @@ def test_a_part_that_is_none(cut: ShardPlan) -> None:
     )
 
 
+def test_parts_of_unequal_stages() -> None:
+    plan = ShardPlan(2, Rank(0), "pipeline")
+    names = {
+        Wanted("demo", DIGEST, replace(plan, layers=layers)).name for layers in ((), (1, 2), (2, 1))
+    }
+    assert len(names) == 3
+    for layers in ((1, 2, 3), (3, 0)):
+        with pytest.raises(ProtocolError, match="stages for 2 ranks"):
+            Wanted("demo", DIGEST, replace(plan, layers=layers))
+
+
 def test_where_models_are_kept(tmp_path: Path) -> None:
     assert models_folder({"TANDEM_MODELS": str(tmp_path)}) == tmp_path
     assert models_folder({"XDG_CACHE_HOME": "/c"}) == Path("/c/tandem/models")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.core.config import DRAFT_ROWS, DRAFT_WINDOW
-from cluster.core.errors import BadConfiguration
+from cluster.core.errors import BadConfiguration, DoesNotFit
 from cluster.placement.draft import check_draft, draft_bytes
 from cluster.placement.memory import position_bytes
 from cluster.placement.room import room
@@ -37,9 +37,10 @@ def test_its_caches_are_bounded_whatever_the_context() -> None:
 def test_it_is_taken_off_the_room_of_rank_0() -> None:
     taken = draft_bytes(SMALL, 2 * GIB, fused=True)
     alone = room(ENGINE, 1 << 20)
-    beside = replace(ENGINE, usable_bytes=ENGINE.usable_bytes - taken, draft_bytes=taken)
+    (usable,) = ENGINE.usable_bytes
+    beside = replace(ENGINE, usable_bytes=(usable - taken,), draft_bytes=taken)
     found = room(beside, 1 << 20)
     assert found.kv_tokens < alone.kv_tokens - taken // alone.position_bytes // 2
-    assert found.rank_bytes <= ENGINE.usable_bytes
-    with pytest.raises(BadConfiguration, match=r"only 15\.00 GiB beside the .* of --draft-model"):
-        room(replace(beside, usable_bytes=15 * GIB), 1 << 20)
+    assert found.rank_bytes <= usable
+    with pytest.raises(DoesNotFit, match=r"only 15\.00 GiB beside the .* of --draft-model"):
+        room(replace(beside, usable_bytes=(15 * GIB,)), 1 << 20)

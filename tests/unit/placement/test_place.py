@@ -118,6 +118,35 @@ def test_several_ranks_on_a_machine_share_it() -> None:
     assert placed(tight, most_ranks=2).chosen.nodes == ("a", "b"), "one fits on a"
 
 
+def test_unequal_stages_where_nothing_else_fits() -> None:
+    """19 GiB of weights and caches on 8 and 16 GiB: half is too much for one of them."""
+    story = [node("mini", 8), node("studio", 16)]
+    found = placed(story)
+    chosen = found.chosen
+    assert (chosen.world, chosen.kind, chosen.nodes) == (2, "pipeline", ("mini", "studio"))
+    assert sum(chosen.layers) == 64
+    assert 1.5 < chosen.layers[1] / chosen.layers[0] < 3
+    tightest, roomiest = chosen.stages
+    assert tightest.total <= 8 * GIB < roomiest.total <= 16 * GIB
+    assert chosen.memory == roomiest
+    assert [plan.layers for plan in chosen.plans("ring")] == [chosen.layers] * 2
+    assert chosen.speed
+    assert not any(c.fits for c in found.considered if c is not chosen)
+    with pytest.raises(DoesNotFit):
+        placed(story, replace(ASKED, parallel="tensor"))
+    assert not placed([node("mini", 8), node("studio", 24)]).chosen.layers, "one alone does"
+
+
+def test_the_slower_machine_counts_for_its_layers() -> None:
+    """The more layers the fast machine has, the faster the pipeline."""
+    slow, fast = node("slow", 8, "Apple M4 Pro"), node("fast", 16)
+    few, many = placed([slow, fast]).chosen, placed([replace(slow, usable_bytes=6 * GIB), fast])
+    assert many.chosen.layers[0] < few.layers[0]
+    assert few.speed
+    assert many.chosen.speed
+    assert many.chosen.speed.decode > few.speed.decode
+
+
 def test_a_refusal_has_the_numbers_and_what_would_fit() -> None:
     with pytest.raises(DoesNotFit) as caught:
         placed([node("mini", 8), node("air", 6)], Demand(32768, 4))
@@ -174,7 +203,8 @@ def test_what_is_placed_can_be_served_as_asked() -> None:
     assert chosen.memory
     engine = Engine(
         config=QWEN, world=chosen.world, kind=chosen.kind, kv_bits=0, cores=1, fused=True,
-        weight_bytes=chosen.memory.weights, usable_bytes=chosen.memory.total, sequences=3,
+        weight_bytes=(chosen.memory.weights,) * chosen.world, sequences=3,
+        usable_bytes=(chosen.memory.total,) * chosen.world,
         context=16384,
     )  # fmt: skip
     assert room(engine, 1 << 20).kv_tokens >= 3 * 16384
@@ -230,23 +260,28 @@ def test_no_machine_is_given_more_than_it_has(
         for each in nodes:
             ranks = choice.nodes.count(each.id)
             assert ranks <= each.ranks
-            assert ranks * choice.memory.total <= each.usable_bytes
+            takes = choice.stages or (choice.memory,) * choice.world
+            held = [m.total for m, host in zip(takes, choice.nodes, strict=True) if host == each.id]
+            assert max(held, default=0) * ranks <= each.usable_bytes
             assert not ranks or choice.usable_bytes * ranks <= each.usable_bytes
         order = [n.id for n in nodes]
         assert list(choice.nodes) == sorted(choice.nodes, key=order.index)
     assert found.chosen.reason == ""
     assert all(c.reason for c in found.considered if c is not found.chosen)
     if objective is Objective.LARGEST:
-        assert found.chosen.world == max(c.world for c in found.considered if c.fits)
+        even = [c.world for c in found.considered if c.fits and not c.layers]
+        uneven = [c.world for c in found.considered if c.fits]
+        assert found.chosen.world == max(even or uneven)
 
 
 @settings(max_examples=30, deadline=None)
 @given(machines, demands, st.data())
 def test_more_memory_never_hurts(nodes: list[Node], demand: Demand, data: st.DataObject) -> None:
     try:
-        before = placed(nodes, demand).chosen.world
+        chosen = placed(nodes, demand).chosen
     except DoesNotFit:
         return
+    before = 1 if chosen.layers else chosen.world  # any other choice goes before unequal stages
     index = data.draw(st.integers(0, len(nodes) - 1))
     extra = data.draw(st.integers(0, 64)) * GIB
     larger = [*nodes]

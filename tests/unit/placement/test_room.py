@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.core.errors import BadConfiguration
+from cluster.core.errors import DoesNotFit
 from cluster.placement.memory import Load, longest_chunk, predict
 from cluster.placement.room import SHARE, Engine, room
 
@@ -17,8 +17,8 @@ CONFIG = {
     "torch_dtype": "bfloat16",
 }  # fmt: skip
 ENGINE = Engine(
-    config=CONFIG, world=1, kind="single", kv_bits=0, weight_bytes=16 * GIB,
-    usable_bytes=24 * GIB, sequences=8, context=131072, fused=True, cores=8,
+    config=CONFIG, world=1, kind="single", kv_bits=0, weight_bytes=(16 * GIB,),
+    usable_bytes=(24 * GIB,), sequences=8, context=131072, fused=True, cores=8,
 )  # fmt: skip
 
 
@@ -27,8 +27,8 @@ def test_what_fits_is_used_and_no_more() -> None:
     assert found.position_bytes == 128 * 1024
     chunk = longest_chunk(CONFIG, 1, "single", found.kv_tokens, ENGINE.speed)
     load = Load(int(found.kv_tokens / SHARE), 8, found.kv_tokens, chunk, fused=True)
-    said = predict(CONFIG, 1, "single", 0, load, ENGINE.weight_bytes)
-    assert 0.9 * ENGINE.usable_bytes < said.total <= 1.01 * ENGINE.usable_bytes
+    said = predict(CONFIG, 1, "single", 0, load, ENGINE.weight_bytes[0])
+    assert 0.9 * ENGINE.usable_bytes[0] < said.total <= 1.01 * ENGINE.usable_bytes[0]
 
 
 def test_fewer_bits_are_more_positions() -> None:
@@ -40,13 +40,13 @@ def test_fewer_bits_are_more_positions() -> None:
 def test_a_bound_and_a_size_of_ones_own() -> None:
     assert room(ENGINE, 1000).kv_tokens == 1000
     assert room(ENGINE, 1 << 20, 2 * GIB).kv_tokens == 16384
-    with pytest.raises(BadConfiguration, match=r"16\.00 GiB of weights and 9\.00 GiB of KV cache"):
+    with pytest.raises(DoesNotFit, match=r"16\.00 GiB of weights and 9\.00 GiB of KV cache"):
         room(ENGINE, 1 << 20, 9 * GIB)
 
 
 def test_too_little_memory_is_said_with_both_numbers() -> None:
-    with pytest.raises(BadConfiguration, match=r"16\.00 GiB of weights.* only 15\.00 GiB"):
-        room(replace(ENGINE, usable_bytes=15 * GIB), 1 << 20)
+    with pytest.raises(DoesNotFit, match=r"16\.00 GiB of weights.* only 15\.00 GiB"):
+        room(replace(ENGINE, usable_bytes=(15 * GIB,)), 1 << 20)
 
 
 def test_chunks_are_bounded_where_attention_takes_memory() -> None:

@@ -11,9 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlx_lm.models.pipeline import PipelineMixin
 
 from cluster.core.errors import BadConfiguration, CannotShard
-from cluster.placement.shard import PIPELINABLE, SHARDABLE, check_plan, possible_worlds
+from cluster.placement.shard import (
+    EQUAL_STAGES,
+    PIPELINABLE,
+    SHARDABLE,
+    check_plan,
+    has_unequal_stages,
+    possible_worlds,
+)
 
 LLAMA = {
     "model_type": "llama", "hidden_size": 256, "num_attention_heads": 8,
@@ -59,9 +67,10 @@ def classes_with_shard() -> set[str]:
         own |= more
 
 
-def classes_with_pipeline() -> set[str]:
-    """Modules whose Model has a `model` with pipeline(), as mlx_lm.utils.sharded_load asks."""
-    found: set[str] = set()
+def classes_with_pipeline() -> dict[str, list[type]]:
+    """Modules whose Model has a `model` with pipeline(), as mlx_lm.utils.sharded_load asks, each
+    with the classes that have it."""
+    found: dict[str, list[type]] = {}
     for path in models_folder().glob("*.py"):
         text = path.read_text()
         if "pipeline" not in text and not _BORROWED.search(text):
@@ -81,7 +90,7 @@ def classes_with_pipeline() -> set[str]:
         sources = "".join(inspect.getsource(home) for home in mine)
         own = "self.model = " in sources or "def model(self)" in sources
         if inner and own and path.stem not in _OTHERWISE:
-            found.add(path.stem)
+            found[path.stem] = inner
     return found
 
 
@@ -107,9 +116,24 @@ def test_the_list_is_that_of_the_installed_mlx_lm() -> None:
 
 
 def test_the_list_of_pipelines_is_that_of_the_installed_mlx_lm() -> None:
-    modules = classes_with_pipeline()
+    modules = set(classes_with_pipeline())
     names = modules | {alias for alias, name in remapped().items() if name in modules}
     assert names == PIPELINABLE
+
+
+def test_the_pipelines_whose_stages_may_be_unequal_are_those_of_the_installed_mlx_lm() -> None:
+    """They take any `split`: the mixin's pipeline(), or one that hands it on."""
+    fixed = set()
+    for name, classes in classes_with_pipeline().items():
+        ways = [each.pipeline for each in classes if each.__name__ != "Model"]  # type: ignore[attr-defined]
+        told = [way for way in ways if "split" in inspect.signature(way).parameters]
+        own = [way for way in told if way is not PipelineMixin.pipeline]
+        if not told or any("split = [" in inspect.getsource(way) for way in own):
+            fixed.add(name)
+    assert fixed == EQUAL_STAGES
+    assert fixed < PIPELINABLE
+    assert has_unequal_stages({"model_type": "qwen3_moe"})
+    assert not any(has_unequal_stages({"model_type": name}) for name in ("kimi_k3", "llama"))
 
 
 @pytest.mark.parametrize(

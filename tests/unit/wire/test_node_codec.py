@@ -113,7 +113,14 @@ def test_a_launch_that_contradicts_itself(world: int, rank: int, ring: int) -> N
         launch_from_wire(message)
 
 
-@pytest.mark.parametrize("cut", [None, ShardPlan(3, Rank(0), "pipeline")])
+@pytest.mark.parametrize(
+    "cut",
+    [
+        None,
+        ShardPlan(3, Rank(0), "pipeline"),
+        ShardPlan(2, Rank(1), "pipeline", layers=(40, 24)),
+    ],
+)
 def test_what_an_agent_is_asked_for(cut: ShardPlan | None) -> None:
     wanted = Wanted("demo", "0f" * 32, cut)
     assert wanted_from_wire(wanted_to_wire(wanted)) == wanted

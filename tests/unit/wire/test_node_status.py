@@ -25,7 +25,8 @@ def call_failed(code: grpc.StatusCode, details: str, **trailing: str) -> grpc.ai
 
 
 def test_every_class_has_a_status() -> None:
-    assert set(tree()) == set(STATUS)
+    """But the one about servers that are measured: it stays with who measures."""
+    assert set(tree()) - {errors.AnswerFailed} == set(STATUS)
 
 
 @pytest.mark.parametrize("kind", [k for k in STATUS if k is not errors.PromptTooLong])
