@@ -19,15 +19,18 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.caller import ANYONE, Caller, set_caller
+from api.caller import ANYONE, NOBODY, Caller, set_caller
 from api.errors import error_answer, shape_at
 from api.keys import Key, KeyRing
 from api.request_id import request_id
 from cluster.core.errors import AccessDenied, BadConfiguration, HostRefused, RequestError
 from cluster.wire.security import is_loopback
 
-OPEN_PATHS = frozenset({"/health"})
-"""What needs no key: balancers ask there."""
+OPEN_PATHS = frozenset({"/health", "/"})
+"""What needs no key: balancers ask there, and browsers, which have none before the page is there
+that asks for one."""
+OPEN_BELOW = "/assets/"
+"""The page's files."""
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+|null|\*")
 _BEARER = re.compile(rb"bearer +(\S+) *", re.IGNORECASE)
@@ -54,8 +57,10 @@ class AccessPolicy:
         if self.hosts is not None:
             self._check_host(headers.get("host"))
             self._check_origin(headers.get("origin"), headers.get("host", ""))
-        if self.keys is None or scope["path"] in OPEN_PATHS:
+        if self.keys is None:
             return ANYONE
+        if scope["path"] in OPEN_PATHS or scope["path"].startswith(OPEN_BELOW):
+            return NOBODY
         return self._caller(_find(self.keys, headers))
 
     def _check_host(self, host: str | None) -> None:
@@ -80,7 +85,7 @@ class AccessPolicy:
     def _caller(self, key: Key) -> Caller:
         owner = key.sha256[:32]
         cache_scope = "" if self.shared_cache else owner
-        return Caller(key.name, owner, cache_scope, key.concurrency, key.per_minute)
+        return Caller(key.name, owner, cache_scope, key.concurrency, key.per_minute, key.operator)
 
 
 OPEN_POLICY = AccessPolicy()

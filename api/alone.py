@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from api.serving import Coordinator, Generation
@@ -18,6 +19,8 @@ from cluster.core.view import (
     ModelView,
     PlacementView,
     ReplicaView,
+    RequestView,
+    Sample,
     ServedModel,
 )
 from cluster.text.tokenizer import Tokenizer
@@ -124,6 +127,14 @@ class Alone:
     def view(self) -> ClusterView:
         """See Coordinator."""
         return self._coordinator.view()
+
+    def requests(self) -> Sequence[RequestView]:
+        """See Coordinator."""
+        return self._coordinator.requests()
+
+    def samples(self, after: int) -> tuple[float, Sequence[Sample]]:
+        """See Coordinator."""
+        return self._coordinator.samples(after)
 
     async def facts(self) -> Survey:
         """See Coordinator."""

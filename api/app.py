@@ -31,10 +31,13 @@ from api.routes.facts import facts
 from api.routes.fleet import load, overview, placement, unload
 from api.routes.generate import Generate
 from api.routes.health import cluster, health
+from api.routes.history import history
 from api.routes.metrics import metrics
 from api.routes.models import list_models, one_model
 from api.routes.ollama import ollama_routes
 from api.routes.openai_responses import Responses
+from api.routes.page import asset, home
+from api.routes.requests import requests
 from api.routes.streams import LookupStreams, OneStream
 from api.routes.tokens import detokenize, tokenize
 from api.routes.trace import trace_file
@@ -106,8 +109,12 @@ def _own(service: Service) -> list[BaseRoute]:
     bench = Generate(service, BenchChat(fleet.view))
     return [
         Route("/health", health(fleet), methods=["GET"]),
-        Route("/cluster", cluster(fleet), methods=["GET"]),
+        Route("/", home, methods=["GET"]),
+        Route("/assets/{name}", asset, methods=["GET"]),
+        Route("/cluster", cluster(service), methods=["GET"]),
         Route("/cluster/drain", drain(fleet), methods=["POST"]),
+        Route("/requests", requests(service), methods=["GET"]),
+        Route("/history", history(fleet), methods=["GET"]),
         Route("/cluster/facts", facts(fleet), methods=["GET"]),
         Route("/requests/{id}/trace", trace_file(service), methods=["GET"]),
         Route("/models", overview(fleet), methods=["GET"]),

@@ -24,9 +24,14 @@ class Caller:
     """As in Key."""
     per_minute: int | None = None
     """As in Key."""
+    operator: bool = False
+    """Sees and may cancel the requests of all, not only its own."""
 
 
-ANYONE = Caller()
+ANYONE = Caller(operator=True)
+"""Where no key is needed: whoever reaches the server is on its machine."""
+NOBODY = Caller()
+"""Without a key where one is needed, at a path that answers all the same."""
 
 
 def caller_of(scope: Scope) -> Caller:

@@ -81,6 +81,11 @@ class Dialect(Protocol):
     """One generating path."""
 
     @property
+    def name(self) -> str:
+        """For people: whose it is, and which path of theirs."""
+        ...
+
+    @property
     def prefix(self) -> str:
         """Of the request's id: "chatcmpl" gives chatcmpl-1f00..., and "msg_" msg_1f00..."""
         ...

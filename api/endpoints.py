@@ -193,7 +193,18 @@ OPERATIONS: tuple[Operation, ...] = (
         answers.TraceFile, errors=_FOUND,
     ),
     Operation("GET", "/health", "Server", "Whether it makes progress", answers.HealthAnswer),
-    Operation("GET", "/cluster", "Server", "Everything at this moment", answers.Cluster),
+    Operation(
+        "GET", "/cluster", "Server", "Everything at this moment", answers.Cluster,
+        query=("without",),
+    ),
+    Operation(
+        "GET", "/requests", "Server", "What is under way, page by page", answers.LiveRequests,
+        errors=(*ANYWHERE, 400), query=("phase", "offset", "limit"),
+    ),
+    Operation(
+        "GET", "/history", "Server", "The last hour, one sample every few seconds",
+        answers.History, errors=(*ANYWHERE, 400), query=("after",),
+    ),
     Operation(
         "POST", "/cluster/drain", "Server", "Move work off a machine, so that it can be unplugged",
         answers.Member, DrainRequest, errors=(400, 401, 404, 413), example={"node": "studio-2"},
@@ -215,10 +226,17 @@ OPERATIONS: tuple[Operation, ...] = (
         answers.Placement, errors=(*_FOUND, 400), query=("model",),
     ),
     Operation(
+        "GET", "/", "Server", "The dashboard for browsers, and for others the greeting by which "
+        "Ollama's clients know it", also=(HTML, TEXT),
+    ),
+    Operation(
+        "GET", "/assets/{name}", "Server", "A file of the dashboard",
+        also=("text/javascript", "text/css", "image/svg+xml"), errors=_FOUND,
+    ),
+    Operation(
         "GET", "/cluster/facts", "Server", "What every machine finds at itself; takes seconds",
         answers.Survey,
     ),
-    Operation("GET", "/", "Server", "A greeting, by which Ollama's clients know it", also=(TEXT,)),
     Operation("GET", "/openapi.json", "Server", "This document", dict[str, Any]),
     Operation("GET", "/docs", "Server", "This document, for people", also=(HTML,)),
 )  # fmt: skip

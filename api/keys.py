@@ -50,6 +50,8 @@ class Key(BaseModel):
     """Requests that it may have under way; None for any number."""
     per_minute: Count | None = None
     """Requests that it may begin in a minute; None for any number."""
+    operator: bool = False
+    """It sees and may cancel the requests of all keys."""
 
 
 class _File(BaseModel):
@@ -79,7 +81,12 @@ def read_keys(path: Path) -> tuple[Key, ...]:
 
 
 def add_key(
-    path: Path, name: str, *, concurrency: int | None = None, per_minute: int | None = None
+    path: Path,
+    name: str,
+    *,
+    concurrency: int | None = None,
+    per_minute: int | None = None,
+    operator: bool = False,
 ) -> str:
     """Make a key and write down its digest; the key itself is returned and kept nowhere.
 
@@ -96,6 +103,7 @@ def add_key(
         created=int(time.time()),
         concurrency=concurrency,
         per_minute=per_minute,
+        operator=operator,
     )
     with files.locked(path.parent):
         keys = read_keys(path)

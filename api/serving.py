@@ -16,6 +16,8 @@ from cluster.core.view import (
     MemberView,
     ModelView,
     PlacementView,
+    RequestView,
+    Sample,
     ServedModel,
 )
 from cluster.text.tokenizer import Tokenizer
@@ -153,6 +155,14 @@ class Fleet(Protocol):
 
     def view(self) -> ClusterView: ...
 
+    def requests(self) -> Sequence[RequestView]:
+        """All live requests, of all models."""
+        ...
+
+    def samples(self, after: int) -> tuple[float, Sequence[Sample]]:
+        """As in Coordinator, of the first model's first group."""
+        ...
+
     async def facts(self) -> Survey:
         """Of every machine, which are asked now; takes seconds. Raises NotReady."""
         ...
@@ -185,6 +195,15 @@ class Coordinator(Protocol):
 
     def cancel(self, request_id: RequestId) -> bool:
         """End a request as its client's wish; False when none by this id runs."""
+        ...
+
+    def requests(self) -> Sequence[RequestView]:
+        """All live requests, in the order in which they came."""
+        ...
+
+    def samples(self, after: int) -> tuple[float, Sequence[Sample]]:
+        """(now, samples of the last hour with higher numbers than `after`), in seconds since the
+        start."""
         ...
 
     def health(self) -> Health: ...

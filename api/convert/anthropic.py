@@ -18,6 +18,7 @@ from cluster.core.errors import TandemError
 class AnthropicMessages:
     """POST /v1/messages, as an `api.dialect.Dialect`."""
 
+    name = "Anthropic messages"
     prefix = "msg_"
     content_type = SSE
 

@@ -23,6 +23,7 @@ _DONE = event("[DONE]")
 class BenchChat(OpenAIChat):
     """POST /bench/chat/completions, as an `api.dialect.Dialect`."""
 
+    name = "Tandem bench"
     prefix = "bench"
 
     def __init__(self, view: Callable[[], ClusterView]) -> None:

@@ -47,6 +47,8 @@ class _Ollama:
 class OllamaChat(_Ollama):
     """POST /api/chat, as an `api.dialect.Dialect`."""
 
+    name = "Ollama chat"
+
     def read(self, body: dict[str, Any]) -> Ask:
         """See Dialect."""
         asked = checked(OllamaChatRequest, body)
@@ -67,6 +69,8 @@ class OllamaChat(_Ollama):
 
 class OllamaGenerate(_Ollama):
     """POST /api/generate, as an `api.dialect.Dialect`."""
+
+    name = "Ollama generate"
 
     def read(self, body: dict[str, Any]) -> Ask:
         """See Dialect."""

@@ -29,6 +29,7 @@ _ROLES = {"developer": "system"}
 class OpenAIChat:
     """POST /v1/chat/completions, as an `api.dialect.Dialect`."""
 
+    name = "OpenAI chat"
     prefix = "chatcmpl"
     content_type = SSE
 

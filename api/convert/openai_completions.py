@@ -41,6 +41,7 @@ _HARMLESS: dict[str, Harmless] = {
 class OpenAICompletions:
     """POST /v1/completions, as an `api.dialect.Dialect`."""
 
+    name = "OpenAI completions"
     prefix = "cmpl"
     content_type = SSE
 

@@ -16,6 +16,7 @@ from cluster.core.errors import TandemError
 class OpenAIResponses:
     """POST /v1/responses, as an `api.dialect.Dialect`, for one owner of stored responses."""
 
+    name = "OpenAI responses"
     prefix = "resp"
     content_type = SSE
 

@@ -188,7 +188,9 @@ class Generate:
             except RequestError as error:
                 raise _named(error, prepared.ask.prompt_param) from error
             stack.callback(_log_end, generation, ours, begun)
-            stack.enter_context(self._service.live.entered(generation.id, caller.owner))
+            stack.enter_context(
+                self._service.live.entered(generation.id, caller, self._dialect.name)
+            )
             if prepared.timeline is not None:
                 prepared.timeline.requests.append(generation.id)
             generations.append(await stack.enter_async_context(generation))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from api.caller import caller_of
 from api.routes.models import Endpoint
+from api.service import Service
 from api.serving import Fleet
+from cluster.core.ids import RequestId
 
 
 def health(fleet: Fleet) -> Endpoint:
@@ -23,10 +26,20 @@ def health(fleet: Fleet) -> Endpoint:
     return endpoint
 
 
-def cluster(fleet: Fleet) -> Endpoint:
-    """The ClusterView, field by field."""
+def cluster(service: Service) -> Endpoint:
+    """The ClusterView, field by field; of its requests, those that the caller may see. `?without=`
+    leaves out what grows with the cluster ("requests", "links"), for those who ask often."""
 
     async def endpoint(request: Request) -> Response:
-        return JSONResponse(asdict(fleet.view()), headers={"cache-control": "no-store"})
+        view, caller = service.fleet.view(), caller_of(request.scope)
+        without = request.query_params.get("without", "").split(",")
+        if "requests" in without:
+            view = replace(view, requests=())
+        elif not caller.operator:
+            seen = (r for r in view.requests if service.live.asked(RequestId(r.id), caller))
+            view = replace(view, requests=tuple(seen))
+        if "links" in without:
+            view = replace(view, links=())
+        return JSONResponse(asdict(view), headers={"cache-control": "no-store"})
 
     return endpoint

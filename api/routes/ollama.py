@@ -232,7 +232,6 @@ def ollama_routes(service: Service) -> list[Route]:
     chat = Loading(service, Generate(service, OllamaChat()), chat=True)
     generate = Loading(service, Generate(service, OllamaGenerate()), chat=False)
     return [
-        Route("/", greeting, methods=["GET"]),
         Route("/api/chat", chat, methods=["POST"]),
         Route("/api/generate", generate, methods=["POST"]),
         Route("/api/show", show(service), methods=["POST"]),

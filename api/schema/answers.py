@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.core import facts
+from cluster.core.request import Phase
 from cluster.core.view import ClusterView, MemberView, ModelView, PlacementView
 
 
@@ -393,6 +394,64 @@ class Cancelled(_Answer):
 
     id: str
     cancelled: Literal[True]
+
+
+class LiveRequest(_Answer):
+    """One request that is under way."""
+
+    id: str
+    """As its answer has it; /v1/cancel/{id} ends it."""
+    dialect: str
+    key: str
+    """Name of the API key; empty where none is needed."""
+    phase: Phase
+    prompt_tokens: int
+    prefilled: int
+    """Of the prompt, cached tokens included."""
+    generated: int
+    cached_tokens: int
+    tokens_per_second: float
+    """Since its first token; 0 before the second."""
+    age_seconds: float
+
+
+class LiveRequests(_Answer):
+    """Some of what is under way, the oldest first."""
+
+    total: int
+    """Of those that match and that the key may see: its own, or with --operator all."""
+    offset: int
+    all_visible: bool
+    """The key may see the requests of all."""
+    phases: dict[Phase, int]
+    """How many there are of all keys."""
+    requests: list[LiveRequest]
+
+
+class History(_Answer):
+    """Samples of the last hour, the oldest first: one list for each field. Null where there was
+    nothing to measure."""
+
+    every_seconds: float
+    now: float
+    """Seconds since the server started, as `at`."""
+    number: list[int]
+    """Grows by one; for ?after=."""
+    at: list[float]
+    epoch: list[int]
+    """0 between epochs."""
+    decode_tokens_per_second: list[float]
+    prefill_tokens_per_second: list[float]
+    queued: list[int]
+    running: list[int]
+    first_token_seconds: list[tuple[float, float] | None]
+    """Median and 95th percentile, from submission."""
+    inter_token_seconds: list[tuple[float, float] | None]
+    """The same from one token to the next."""
+    cached_share: list[float | None]
+    """Of prompt tokens, those that a cached prefix held."""
+    step_seconds: list[list[float | None]]
+    """By rank: mean time of a decode step by its own clock, waits for other ranks included."""
 
 
 class TraceFile(_Answer):

@@ -39,6 +39,12 @@ def key(
             help="With add: requests that it may begin in a minute.", min=1, max=1_000_000
         ),
     ] = None,
+    operator: Annotated[
+        bool,
+        typer.Option(
+            "--operator", help="With add: it sees, and may cancel, the requests of all keys."
+        ),
+    ] = False,
     key_file: KeyFile = None,
 ) -> None:
     """Make, list and revoke the API keys that clients of a server need.
@@ -50,6 +56,7 @@ def key(
 
         tandem key add laptop
         tandem key add ci --concurrency 4 --per-minute 60
+        tandem key add dashboard --operator
         tandem key list
         tandem key revoke laptop
     """
@@ -57,8 +64,10 @@ def key(
     from api.keys import add_key, key_path, revoke_key
 
     path = key_path(key_file)
-    if action is not Action.ADD and (concurrency or per_minute):
-        raise BadConfiguration("--concurrency and --per-minute belong to `tandem key add`")
+    if action is not Action.ADD and (concurrency or per_minute or operator):
+        raise BadConfiguration(
+            "--concurrency, --per-minute and --operator belong to `tandem key add`"
+        )
     if action is Action.LIST:
         if name is not None:
             raise BadConfiguration("`tandem key list` takes no name")
@@ -70,7 +79,8 @@ def key(
         revoke_key(path, name)
         typer.echo(f"{name} is revoked; a running server takes up to a second to know", err=True)
         return
-    typer.echo(add_key(path, name, concurrency=concurrency, per_minute=per_minute))
+    limits = {"concurrency": concurrency, "per_minute": per_minute}
+    typer.echo(add_key(path, name, **limits, operator=operator))
     typer.echo(
         "This is the only time it is shown. Give it to clients as their API key "
         "(`Authorization: Bearer` or `x-api-key`), and to `tandem chat` as TANDEM_API_KEY.",
@@ -88,9 +98,11 @@ def _list(path: Path) -> None:
     if not keys:
         typer.echo(f"no keys in {path}: make one with `tandem key add NAME`", err=True)
         return
-    table = Table("name", "created", "under way", "per minute", box=None, pad_edge=False)
+    columns = ("name", "created", "under way", "per minute", "operator")
+    table = Table(*columns, box=None, pad_edge=False)
     for entry in keys:
         created = datetime.fromtimestamp(entry.created).astimezone()
         limits = (entry.concurrency, entry.per_minute)
-        table.add_row(entry.name, f"{created:%Y-%m-%d %H:%M}", *(str(n or "any") for n in limits))
+        told = [*(str(n or "any") for n in limits), "yes" if entry.operator else ""]
+        table.add_row(entry.name, f"{created:%Y-%m-%d %H:%M}", *told)
     Console(highlight=False).print(table)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
@@ -17,10 +18,11 @@ from cluster.coordinator.generation import Generation
 from cluster.coordinator.journal import STEPS_KEPT, Entry, Journal
 from cluster.coordinator.meter import Meter
 from cluster.coordinator.metrics import Exposition
-from cluster.coordinator.picture import picture
+from cluster.coordinator.picture import picture, request_views
 from cluster.coordinator.steps import carried, record
 from cluster.coordinator.tally import Tally
 from cluster.coordinator.tracer import Traced, Tracer
+from cluster.coordinator.trend import Load, Trend
 from cluster.core.channel import ChannelState, ChannelTable, TokenChannel
 from cluster.core.clock import Clock
 from cluster.core.config import Limits, Pacing
@@ -41,7 +43,15 @@ from cluster.core.ids import Epoch, RequestId, new_request_id
 from cluster.core.plan import Step, StepResult
 from cluster.core.request import Finish, Order, Piece, Request
 from cluster.core.shelf import ShelfNews, ShelfOrder, Shelved
-from cluster.core.view import ClusterView, EpochView, Health, MemberView, ServedModel
+from cluster.core.view import (
+    ClusterView,
+    EpochView,
+    Health,
+    MemberView,
+    RequestView,
+    Sample,
+    ServedModel,
+)
 from cluster.membership.fleet import Use
 from cluster.scheduler.events import Drained, Event, Released, Sampled
 from cluster.scheduler.pace import Pace
@@ -98,6 +108,7 @@ class Coordinator:
         self.journal: Journal = {}
         self.meter = Meter()
         self.tally = Tally()
+        self.trend = Trend()
         self._tracer = Tracer(self._hosts)
         self.scheduler: Scheduler | None = None
         """The plan of the epoch that runs; None between epochs."""
@@ -242,6 +253,14 @@ class Coordinator:
         """A picture of everything, for people."""
         return picture(self)
 
+    def requests(self) -> tuple[RequestView, ...]:
+        """All live requests, in the order in which they came."""
+        return request_views(self)
+
+    def samples(self, after: int) -> tuple[float, list[Sample]]:
+        """(now, samples with higher numbers than `after`), in seconds since the start."""
+        return self.clock.now() - self.started, self.trend.since(after)
+
     def drain(self, name: str, *, draining: bool) -> MemberView:
         """See Crew."""
         if self.crew is None:
@@ -288,7 +307,10 @@ class Coordinator:
         self._tracer.begin()
         self._advanced = self._began = self.clock.now()
         if self._down is not None:
-            self.tally.recovered(self._advanced - self._down, len(self.journal))
+            took = self._advanced - self._down
+            self.tally.recovered(took, len(self.journal))
+            if self.history:
+                self.history[-1] = replace(self.history[-1], recovery_seconds=took)
             self._down = None
         # Those that may be what crashes engines first: nobody else is there to suffer.
         for entry in sorted(self.journal.values(), key=lambda entry: not entry.sequence.alone):
@@ -332,9 +354,11 @@ class Coordinator:
             log.warning("the disk is full: from now on, no prefix is saved")
 
     def look(self) -> None:
-        """End what is past its deadline; to be called now and then, in an epoch and between
-        them. Raises StepOverdue when a step is."""
+        """End what is past its deadline, and take samples for the history; to be called now and
+        then, in an epoch and between them. Raises StepOverdue when a step is."""
         now = self.clock.now()
+        if self.trend.due(now - self.started):
+            self._sample(now)
         if self.scheduler is None:
             if self._down is not None and not self._recovering(now):
                 waited = f"no engines for {now - self._down:.0f} s ({self._waiting_for})"
@@ -360,7 +384,7 @@ class Coordinator:
             self.tally.epoch_ended(error)
         group = self.group
         if group is not None:
-            told = str(error or "stopped")
+            told = str(error or "")  # see `explain`
             ran = now - self._began
             self.history.append(EpochView(group.epoch, len(group.engines), ran, told))
         self._waiting_for = f"forming a new group: {error or 'the engines were stopped'}"
@@ -436,6 +460,13 @@ class Coordinator:
         waiting = sum(e.sequence.begun is None and e.request.id not in planned for e in entries)
         since = min((entry.sequence.submitted for entry in entries), default=0.0)
         return Use(len(entries) - waiting, waiting, since)
+
+    def explain(self, error: BaseException) -> None:
+        """What ended the latest epoch, where `end` could not know: its tasks were cancelled,
+        because something beside them had failed."""
+        if self.history and not self.history[-1].reason:
+            self.history[-1] = replace(self.history[-1], reason=str(error))
+            self.tally.epoch_ended(error)
 
     def silent_for(self) -> float:
         """Seconds since the last result of a step, or the beginning of the epoch."""
@@ -543,6 +574,15 @@ class Coordinator:
         """Every live request fails with `error`."""
         for request_id in list(self.journal):
             self._end(request_id, Finish.FAILED, error)
+
+    def _sample(self, now: float) -> None:
+        decoded, prefilled = self.meter.rates(now)
+        epoch = self.group.epoch if self.group else 0
+        running = self.scheduler.live_slots if self.scheduler else 0
+        queued = self.scheduler.waiting if self.scheduler else len(self.journal)
+        self.trend.take(
+            now - self.started, Load(epoch, decoded, prefilled, queued, running), self.tally
+        )
 
     def _hosts(self) -> tuple[str, ...]:
         """Names of the machines of the epoch that runs, by rank."""

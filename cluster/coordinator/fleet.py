@@ -15,6 +15,7 @@ from cluster.coordinator.epoch import Progress
 from cluster.coordinator.machines import Machines
 from cluster.coordinator.members import Members
 from cluster.coordinator.overview import cluster_view, metrics_text, model_view
+from cluster.coordinator.picture import request_views
 from cluster.coordinator.placements import placement_view
 from cluster.coordinator.runner import Fitting, Runner
 from cluster.coordinator.served import Forms, Offer, Served
@@ -31,7 +32,15 @@ from cluster.core.errors import (
 )
 from cluster.core.facts import Survey
 from cluster.core.ids import RequestId
-from cluster.core.view import ClusterView, Health, MemberView, ModelView, PlacementView
+from cluster.core.view import (
+    ClusterView,
+    Health,
+    MemberView,
+    ModelView,
+    PlacementView,
+    RequestView,
+    Sample,
+)
 from cluster.membership.choice import choose
 from cluster.membership.deal import deal
 from cluster.membership.fleet import (
@@ -172,6 +181,15 @@ class Fleet:
     def view(self) -> ClusterView:
         """Of the first model's first group, with the requests of all."""
         return cluster_view(self.default, list(self))
+
+    def requests(self) -> tuple[RequestView, ...]:
+        """Of all models and groups."""
+        every = ((number, group) for served in self for number, group in enumerate(served.groups))
+        return tuple(view for number, group in every for view in request_views(group, number))
+
+    def samples(self, after: int) -> tuple[float, list[Sample]]:
+        """Of the first model's first group; see Coordinator."""
+        return self.default.groups[0].samples(after)
 
     async def facts(self) -> Survey:
         """See Crew."""

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from cluster.coordinator.coordinator import Coordinator
 from cluster.coordinator.metrics import Exposition
-from cluster.coordinator.picture import counters, requests
+from cluster.coordinator.picture import counters, request_views
 from cluster.coordinator.served import Served
 from cluster.core.view import (
     ClusterView,
@@ -88,7 +88,7 @@ def cluster_view(first: Served, models: Sequence[Served]) -> ClusterView:
     return replace(
         view,
         health=first.health(),
-        requests=tuple(view for number, group in every for view in requests(group, number)),
+        requests=tuple(view for number, group in every for view in request_views(group, number)),
         counters=_together([counters(group) for _, group in every]),
     )
 

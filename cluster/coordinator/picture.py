@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cluster.coordinator.epoch import EngineState, Group
+from cluster.coordinator.journal import Entry
 from cluster.core.cluster import NodeDescription
 from cluster.core.view import ClusterView, Counters, RankView, RequestView
 
@@ -32,7 +33,7 @@ def picture(coordinator: Coordinator) -> ClusterView:
         link=slowest_link(nodes, [engine.member.host for engine in engines]),
         nodes=nodes,
         ranks=tuple(_rank(group, engine) for engine in engines) if group else (),
-        requests=requests(coordinator),
+        requests=request_views(coordinator),
         counters=counters(coordinator),
         decode_tokens_per_second=decoded,
         prefill_tokens_per_second=prefilled,
@@ -45,8 +46,8 @@ def picture(coordinator: Coordinator) -> ClusterView:
     )
 
 
-def requests(coordinator: Coordinator, replica: int = 0) -> tuple[RequestView, ...]:
-    """Its live requests."""
+def request_views(coordinator: Coordinator, replica: int = 0) -> tuple[RequestView, ...]:
+    """All live requests of one group, in the order in which they came."""
     now = coordinator.clock.now()
     return tuple(
         RequestView(
@@ -56,6 +57,7 @@ def requests(coordinator: Coordinator, replica: int = 0) -> tuple[RequestView, .
             age_seconds=now - entry.sequence.submitted,
             model=coordinator.model.id,
             replica=replica,
+            tokens_per_second=_speed(entry),
         )
         for entry in coordinator.journal.values()
     )
@@ -74,6 +76,13 @@ def counters(coordinator: Coordinator) -> Counters:
         drained_tokens=coordinator.channels.drained_tokens,
         orphan_tokens=coordinator.channels.orphan_tokens,
     )
+
+
+def _speed(entry: Entry) -> float:
+    """Of the tokens after the first."""
+    if entry.first is None or entry.last <= entry.first:
+        return 0.0
+    return (entry.delivered - 1) / (entry.last - entry.first)
 
 
 def _rank(group: Group, engine: EngineState) -> RankView:

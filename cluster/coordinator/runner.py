@@ -325,5 +325,6 @@ class Runner:
         return {**told, "replica": share.replica} if share.replicas > 1 else told
 
     def _ended(self, error: BaseException) -> None:
+        self._coordinator.explain(error)
         log.warning("the epoch ended", reason=str(error), **self._group)
         self._coordinator.waiting_for(f"forming a new group: {error}")

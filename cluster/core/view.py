@@ -67,7 +67,9 @@ class EpochView:
     seconds: float
     """How long it ran."""
     reason: str
-    """What ended it."""
+    """What ended it; empty where it was stopped."""
+    recovery_seconds: float | None = None
+    """From its end to the beginning of the next; None as long as none has begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,8 @@ class RequestView:
     model: str = ""
     replica: int = 0
     """The group of the model that has it."""
+    tokens_per_second: float = 0.0
+    """Since its first token; 0 before the second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,3 +244,30 @@ class PlacementView:
     fits: bool
     refusal: str
     choices: tuple[PlacementChoice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The few seconds since the sample before; None where there was nothing to measure."""
+
+    number: int
+    """One more than that of the sample before."""
+    at: float
+    """Seconds since the server started."""
+    epoch: int
+    """0 between epochs."""
+    decode_tokens_per_second: float
+    prefill_tokens_per_second: float
+    queued: int
+    """Requests that wait for a slot, at this moment."""
+    running: int
+    """Requests that have one."""
+    first_token_seconds: tuple[float, float] | None
+    """From submission: median, and what 95 of 100 stayed below."""
+    inter_token_seconds: tuple[float, float] | None
+    """The same from one token to the next."""
+    cached_share: float | None
+    """Of prompt tokens, those that a cached prefix held: 0 to 1."""
+    step_seconds: tuple[float | None, ...]
+    """By rank: mean of what the iterations of one decode step took by its own clock, waits for
+    other ranks included."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import os
 import re
+import runpy
 import subprocess
 import tomllib
 from importlib.metadata import version
@@ -69,6 +71,22 @@ def test_the_locks_agree_with_each_other_and_with_the_project(project: dict[str,
     assert {pin.split("==")[1] for pin in locked} == mlx
 
 
+@pytest.mark.parametrize("lock", ["web/package-lock.json", "tests/e2e/web/package-lock.json"])
+def test_a_lock_of_npm_holds_hashes_and_no_address(lock: str) -> None:
+    packages = json.loads((ROOT / lock).read_text())["packages"]
+    wanted = json.loads((ROOT / lock).with_name("package.json").read_text())
+    assert packages.pop("")["dependencies"] == wanted["dependencies"]
+    for package in packages.values():
+        assert package["integrity"].startswith("sha512-")
+        assert "resolved" not in package
+
+
+def test_the_dashboard_was_built_from_what_is_there() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "build_web.py"))
+    kept = (ROOT / "api" / "static" / script["DIGEST"]).read_text().strip()
+    assert kept == script["sources_digest"](), "run scripts/build_web.py, and commit api/static"
+
+
 def test_every_package_has_its_place_in_the_import_contracts(project: dict[str, Any]) -> None:
     packages = {f"cluster.{path.parent.name}" for path in ROOT.glob("cluster/*/__init__.py")}
     contracts = {
@@ -85,7 +103,8 @@ def test_every_package_has_its_place_in_the_import_contracts(project: dict[str, 
 
 
 def test_no_file_knows_the_machine_it_was_written_on() -> None:
-    folders = ["api", "benchmarks", "cluster", "deploy", "docs", "proto", "scripts", "tests", ".ci"]
+    folders = ["api", "benchmarks", "cluster", "deploy", "docs", "proto", "scripts", "tests", "web"]
+    folders.append(".ci")
     files = [path for path in ROOT.iterdir() if path.suffix in {".md", ".toml", ".lock"}]
     files += [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
     place = re.compile(rb"/root/|/home/\w|/Users/\w|file:///")

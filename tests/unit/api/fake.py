@@ -28,7 +28,15 @@ from cluster.core.request import (
     Timing,
     Usage,
 )
-from cluster.core.view import ClusterView, Counters, Health, MemberView, RequestView, ServedModel
+from cluster.core.view import (
+    ClusterView,
+    Counters,
+    Health,
+    MemberView,
+    RequestView,
+    Sample,
+    ServedModel,
+)
 from cluster.text.tokenizer import Tokenizer
 
 
@@ -138,6 +146,7 @@ class FakeCoordinator:
         self.cached = 0
         self.refuse: TandemError | None = None
         self.healthy = Health(True, "serving")
+        self.sampled: list[Sample] = []
         self.generations: list[FakeGeneration] = []
 
     @property
@@ -164,6 +173,14 @@ class FakeCoordinator:
                 found.at.open()
         return found is not None
 
+    def requests(self) -> tuple[RequestView, ...]:
+        return tuple(
+            RequestView(g.id, g.progress, 0, 0.5) for g in self.generations if g.finish is None
+        )
+
+    def samples(self, after: int) -> tuple[float, list[Sample]]:
+        return 100.0, [sample for sample in self.sampled if sample.number > after]
+
     def health(self) -> Health:
         return self.healthy
 
@@ -179,9 +196,7 @@ class FakeCoordinator:
         return Survey("", (Surveyed("studio-2-1", "studio-2", "10.0.0.2:8644", error="silent"),))
 
     def view(self) -> ClusterView:
-        requests = tuple(
-            RequestView(g.id, g.progress, 0, 0.5) for g in self.generations if g.finish is None
-        )
+        requests = self.requests()
         return ClusterView(
             model=self.model, health=self.healthy, epoch=1, world=1, backend="none", link="none",
             nodes=(), ranks=(), requests=requests, counters=Counters(0, 0, 0, 0, 0, 0, 0, 0),

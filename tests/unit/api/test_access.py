@@ -14,7 +14,7 @@ from api.access import (
     host_name,
     own_names,
 )
-from api.caller import ANYONE, caller_of
+from api.caller import ANYONE, NOBODY, caller_of
 from api.keys import KeyRing, add_key, digest_of
 from cluster.core.clock import ManualClock
 from cluster.core.errors import AccessDenied, BadConfiguration, HostRefused
@@ -131,7 +131,7 @@ def test_without_a_known_key(keys: KeyRing, headers: dict[str, str], reason: str
     for path in ("/metrics", "/cluster", "/docs", "/health/", "/HEALTH", "//health"):
         with pytest.raises(AccessDenied, match=reason):
             policy.admit(request(path, **headers))
-    assert policy.admit(request("/health", **headers)) is ANYONE
+    assert policy.admit(request("/health", **headers)) is NOBODY
 
 
 def test_a_key_does_not_make_up_for_a_wrong_host(keys: KeyRing, key: str) -> None:

@@ -55,7 +55,10 @@ def test_another_file(path: Path, tmp_path: Path) -> None:
         (("revoke", "a"), "tandem: there is no key a"),
         (("add", "a b"), "tandem: 'a b' is no name"),
         (("list", "a"), "tandem: `tandem key list` takes no name"),
-        (("list", "--per-minute", "1"), "tandem: --concurrency and --per-minute belong"),
+        (
+            ("list", "--per-minute", "1"),
+            "tandem: --concurrency, --per-minute and --operator belong",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_one_line(path: Path, arguments: tuple[str, ...], line: str) -> None:

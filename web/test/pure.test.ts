@@ -1,0 +1,130 @@
+import { describe, expect, test } from "vitest";
+import { ceiling, medianOf, merged, pathOf, straggler, told } from "../src/charts/series";
+import { highlight } from "../src/chat/highlight";
+import { memoryOf } from "../src/cluster/memory";
+import { ringOf } from "../src/cluster/ring";
+import { brief, bytes, duration, gigabits, rate, roundTrip, shareOf } from "../src/format";
+import { rangeOf } from "../src/parts/window";
+import type { Cluster, History, Node, Pair, Rank } from "../src/wire";
+
+describe("numbers", () => {
+  test("for people", () => {
+    expect([bytes(0), bytes(1536), bytes(40 * 2 ** 30)]).toEqual(["0 B", "1.5 KiB", "40 GiB"]);
+    expect([duration(1.25), duration(59.6), duration(3725), duration(90_000)]).toEqual([
+      "1.3 s", "1 min", "1 h 2 min", "1 d 1 h",
+    ]);
+    expect([brief(0), brief(0.0042), brief(0.25), brief(2)]).toEqual(["0", "4.20 ms", "250 ms", "2.00 s"]);
+    expect([rate(0), rate(12.34), rate(1234.5)]).toEqual(["0", "12.3", "1,235"]);
+    expect([roundTrip(9.2), roundTrip(1500), gigabits(38.2), gigabits(0.4)]).toEqual([
+      "9.2 µs", "1.5 ms", "38 Gb/s", "400 Mb/s",
+    ]);
+    expect([shareOf("fetching 42 %"), shareOf("12.5% of it"), shareOf("warm-up")]).toEqual([0.42, 0.125, null]);
+  });
+});
+
+function history(numbers: number[], now: number): History {
+  const each = <T,>(value: T) => numbers.map(() => value);
+  return {
+    every_seconds: 5, now, number: numbers, at: numbers.map((n) => n * 5), epoch: each(1),
+    decode_tokens_per_second: numbers, prefill_tokens_per_second: each(0), queued: each(0),
+    running: each(0), first_token_seconds: each(null), inter_token_seconds: each(null),
+    cached_share: each(null), step_seconds: each([]),
+  };
+}
+
+describe("the last hour", () => {
+  test("grows by what is new, and holds an hour", () => {
+    const first = history([1, 2, 3], 15);
+    expect(merged(null, first)).toBe(first);
+    expect(merged(first, history([4, 5], 25))).toEqual(history([1, 2, 3, 4, 5], 25));
+    expect(merged(first, history([3, 4], 20))).toEqual(history([1, 2, 3, 4], 20));
+    expect(merged(first, history([], 17))).toEqual({ ...first, now: 17 });
+    const full = merged(history(Array.from({ length: 720 }, (_, n) => n + 1), 3600), history([721], 3605));
+    expect([full.number.length, full.number[0], full.at[0]]).toEqual([720, 2, 10]);
+  });
+
+  test("begins again with a server that was started anew", () => {
+    expect(merged(history([1, 2, 3], 15), history([1], 5))).toEqual(history([1], 5));
+  });
+
+  test("is drawn with gaps, and the largest of what falls together", () => {
+    const box = { from: 0, to: 100, top: 10, width: 100, height: 50 };
+    expect(pathOf([0, 50, 100], [0, 10, 5], box, 60)).toBe("M0.0 50.0L50.0 0.0L100.0 25.0");
+    expect(pathOf([0, 50, 100], [0, null, 5], box, 60)).toBe("M0.0 50.0M100.0 25.0");
+    expect(pathOf([10, 10.5, 11], [1, 9, 2], box, 60)).toBe("M11.0 5.0");
+    expect(pathOf([-5], [1], box, 60)).toBe("");
+  });
+
+  test("in words", () => {
+    expect(told([3, null, 1, 2])).toEqual({ now: 2, median: 2, most: 3 });
+    expect(told([null])).toEqual({ now: null, median: null, most: null });
+    expect(medianOf([4, 1, 3, 2])).toBe(2);
+    expect([ceiling(0), ceiling(0.13), ceiling(7), ceiling(439)]).toEqual([1, expect.closeTo(0.15), 8, 500]);
+  });
+
+  test("tells the straggler from the others", () => {
+    const found = straggler([[1, 3, 1], [1, 3, null]]);
+    expect(found).toEqual({ rank: 1, factor: 3 });
+    expect(straggler([[1]])).toBe(null);
+    expect(straggler([[null, null]])).toBe(null);
+  });
+});
+
+describe("machines", () => {
+  const node = (id: string): Node => ({
+    node_id: id, hostname: id, chip: "", cores: 1, memory_bytes: 0, usable_bytes: 100, system: "",
+    blas: { name: "", fast: true, advice: "" }, addresses: [],
+  });
+  const rank = (number: number, on: string, weights = 10, memory = 30): Rank => ({
+    rank: number, node_id: on, endpoint: "", pid: 0, weight_bytes: weights, memory_bytes: memory,
+    peak_bytes: 0, last_seq: 0,
+  });
+  const view = (nodes: Node[], ranks: Rank[]) => ({ nodes, ranks, link: "ethernet" }) as Cluster;
+
+  test("have weights, caches and what is free", () => {
+    const memory = memoryOf(node("a"), [rank(0, "a"), rank(1, "b"), rank(2, "a", 10, 5)]);
+    expect(memory).toMatchObject({ usable: 100, weights: 20, kv: 20, free: 60 });
+    expect(memoryOf(node("a"), [rank(0, "a", 10, 130)])).toMatchObject({ usable: 130, free: 0 });
+  });
+
+  test("form a ring in the order of their ranks, with the worse of two directions", () => {
+    const names = ["a", "b", "c"];
+    const links: Pair[] = [
+      { here: "a", there: "b", link: "wifi", round_trip_us: 5, gigabits: 2, error: "" },
+      { here: "b", there: "a", link: "wifi", round_trip_us: 9, gigabits: 1, error: "" },
+    ];
+    const ranks = [rank(2, "a"), rank(0, "c"), rank(1, "b")];
+    const { dots, edges } = ringOf(view(names.map(node), ranks), links, 400, 300);
+    expect(dots.map(({ name }) => name)).toEqual(["c", "b", "a"]);
+    expect(edges.map(({ used }) => used)).toEqual([true, true, true]);
+    const edge = edges.find(({ from, to }) => from.name === "b" && to.name === "a");
+    expect(edge).toMatchObject({ link: "wifi", roundTrip: 9, gigabits: 1 });
+    expect(dots.every(({ x, y }) => x >= 0 && x <= 400 && y >= 0 && y <= 300)).toBe(true);
+  });
+
+  test("ranks of one machine are shown as such", () => {
+    const { dots, edges } = ringOf(view([node("a")], [rank(0, "a"), rank(1, "a")]), [], 400, 150);
+    expect(dots.map(({ name }) => name)).toEqual(["rank 0", "rank 1"]);
+    expect(edges).toMatchObject([{ used: true, link: "ethernet" }]);
+    expect(ringOf(view([], []), [], 400, 150)).toEqual({ dots: [], edges: [] });
+  });
+});
+
+describe("rows in sight", () => {
+  test("are few, and never beyond the list", () => {
+    expect(rangeOf(0, 480, 48, 5000)).toEqual({ first: 0, end: 20 });
+    expect(rangeOf(48 * 2500, 480, 48, 5000)).toEqual({ first: 2490, end: 2520 });
+    expect(rangeOf(48 * 4990, 480, 48, 5000)).toEqual({ first: 4980, end: 5000 });
+    expect(rangeOf(1e9, 480, 48, 10)).toEqual({ first: 9, end: 10 });
+    expect(rangeOf(0, 480, 48, 0)).toEqual({ first: 0, end: 0 });
+  });
+});
+
+test("colours change nothing of the code", () => {
+  for (const [code, language] of [
+    ["x = 'a' # b\nfor i in 1:", "python"], ["// c\nconst s = `x`; /* open", "ts"], ["<b>", "html"], ["a", ""],
+  ] as const) {
+    expect(highlight(code, language).map(({ text }) => text).join("")).toBe(code);
+  }
+  expect(highlight("return 1 # x", "py").map(({ kind }) => kind)).toEqual(["word", "", "number", "", "comment"]);
+});
