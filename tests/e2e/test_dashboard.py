@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from api.access import AccessPolicy
 from api.keys import KeyRing, add_key
 from cluster.core.clock import SystemClock
 from cluster.text.tokenizer import Tokenizer
-from tests.e2e.cluster_process import Process, Server, free_port, wait_until
+from tests.e2e.cluster_process import Process, Server, free_port, serving, wait_until
 from tests.e2e.large_cluster import large_app
 from tests.unit.api.fake import running
 from tests.unit.text.bpe import make_folder
@@ -84,3 +85,9 @@ async def test_the_page_asks_for_a_key(
         async with running(large_app(tokenizer, held, access)) as port:
             url = f"http://127.0.0.1:{port}"
             assert len(await anyio.to_thread.run_sync(run, "keys.mjs", url, 60, key)) == 1
+
+
+@needs_browser
+def test_the_page_loads_another_model(packages: None, random_model: Callable[[str], Path]) -> None:
+    with serving("--model", "demo", "--model", str(random_model("llama_30m"))) as server:
+        assert len(run("models.mjs", server.url, 120)) == 2
