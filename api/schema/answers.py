@@ -428,6 +428,10 @@ class LiveRequests(_Answer):
     requests: list[LiveRequest]
 
 
+Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
+"""Two numbers. As a tuple it would be "prefixItems", which schemathesis misreads."""
+
+
 class History(_Answer):
     """Samples of the last hour, the oldest first: one list for each field. Null where there was
     nothing to measure."""
@@ -444,9 +448,9 @@ class History(_Answer):
     prefill_tokens_per_second: list[float]
     queued: list[int]
     running: list[int]
-    first_token_seconds: list[tuple[float, float] | None]
+    first_token_seconds: list[Pair | None]
     """Median and 95th percentile, from submission."""
-    inter_token_seconds: list[tuple[float, float] | None]
+    inter_token_seconds: list[Pair | None]
     """The same from one token to the next."""
     cached_share: list[float | None]
     """Of prompt tokens, those that a cached prefix held."""

@@ -19,7 +19,7 @@ CHIEF = Caller("desk", "chief", operator=True)
 
 
 def view(name: str, phase: Phase = Phase.DECODE) -> RequestView:
-    return RequestView(name, Progress(phase, 100, 40, 7), 30, 2.5, 11.0)
+    return RequestView(name, Progress(phase, 100, 40, 7), 30, 2.5, tokens_per_second=11.0)
 
 
 @pytest.fixture
