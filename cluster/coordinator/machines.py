@@ -33,7 +33,9 @@ class Machines:
     def links(self) -> tuple[Pair, ...]:
         """See Crew."""
         runners = (runner for groups in self._groups() for runner in groups)
-        found = {(pair.here, pair.there): pair for runner in runners for pair in runner.links()}
+        found = {
+            (pair.here_id, pair.there_id): pair for runner in runners for pair in runner.links()
+        }
         return tuple(found.values())
 
     async def facts(self) -> Survey:

@@ -51,6 +51,7 @@ from cluster.wire.security import split_address
 from cluster.wire.v1 import node_pb2
 
 PACKAGE = node_pb2.DESCRIPTOR.package
+COORDINATOR_PORTS = (8643, 8643 + PORT_ABOVE)
 
 
 def say(value: object) -> None:
@@ -171,7 +172,8 @@ def _knock(other: str, authority: str, member: str, *addresses: str) -> None:
             pair = [None, None]
             if identity is not None:
                 pair = [identity.key.encode(), identity.certificate.encode()]
-            role = Role.COORDINATOR if address.startswith("10.77.0.1:") else Role.NODE
+            port = split_address(address)[1]
+            role = Role.COORDINATOR if port in COORDINATOR_PORTS else Role.NODE
             name = [("grpc.ssl_target_name_override", role.server_name)]
             credentials = grpc.ssl_channel_credentials(root, *pair)
             channels[who] = grpc.secure_channel(address, credentials, options=name)
