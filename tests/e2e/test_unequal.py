@@ -17,6 +17,7 @@ from cluster.coordinator.local_agent import LocalAgent
 from cluster.coordinator.members import Member, Members
 from cluster.coordinator.paths import Paths
 from cluster.coordinator.runner import Runner
+from cluster.coordinator.share import Shares
 from cluster.core.clock import SystemClock
 from cluster.core.config import Limits, Pacing
 from cluster.core.errors import DoesNotFit
@@ -89,8 +90,9 @@ async def test_from_members_to_text(tmp_path: Path) -> None:
             forming = a_forming(model, usable, paths)
             tokenizer = tasks.create_task(asyncio.to_thread(Tokenizer.load, folder))
             recipe = Recipe(str(folder), digest(folder), 1)
+            share = Shares(members).new("qwen", 0, 1)
             runner = Runner(
-                coordinator, tokenizer, members, paths, forming.fit, recipe, quiet, forming.refusal
+                coordinator, tokenizer, share, paths, forming.fit, recipe, quiet, forming.refusal
             )
             running = tasks.create_task(runner.run())
             await runner.started.wait()
