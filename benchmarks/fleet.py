@@ -29,6 +29,7 @@ from cluster.node.hardware import read_hardware
 from tests.e2e.cluster_process import Server, serving, wait_until
 from tests.e2e.random_models import make
 
+PROMPT_WORDS = 60
 ONE_CORE = "import psutil\npsutil.cpu_count = lambda logical=True: 1\n"
 """As sitecustomize.py: a machine of one core, as far as engines' threads go."""
 
@@ -65,7 +66,7 @@ def watch(server: Server, seen: Seen, over: threading.Event) -> None:
 
 
 def ask(url: str, body: dict[str, object], seen: Seen) -> int:
-    """Tokens of the answer; a failure is noted."""
+    """Tokens that were computed for it, of prompt and answer; a failure is noted."""
     begun = time.monotonic()
     try:
         answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=300)
@@ -75,8 +76,8 @@ def ask(url: str, body: dict[str, object], seen: Seen) -> int:
         return 0
     seen.answers += 1
     seen.waits.append(time.monotonic() - begun)
-    tokens: int = answer.json()["usage"]["completion_tokens"]
-    return tokens
+    usage = answer.json()["usage"]
+    return int(usage["total_tokens"] - usage["prompt_tokens_details"]["cached_tokens"])
 
 
 def together(clients: int, run: Callable[[int], None]) -> None:
@@ -124,22 +125,22 @@ def alternate(seconds: float, clients: int, folder: Path) -> None:
 
 
 def rate(server: Server, seconds: float, clients: int, seen: Seen) -> float:
-    """Completion tokens a second, of answers that began and ended within the time."""
+    """Tokens computed a second, of prompts that share nothing and short answers to them."""
     url, tokens = server.url, [0] * clients
+    words = random.Random(0)  # goes on from round to round: no prompt comes twice
 
-    def client(number: int) -> None:
-        words = random.Random(number)
+    def client(number: int, seconds: float = seconds) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            said = " ".join(str(words.randrange(10**6)) for _ in range(8))
+            said = " ".join(str(words.randrange(10**6)) for _ in range(PROMPT_WORDS))
             body: dict[str, object] = {
                 "messages": [{"role": "user", "content": said}],
-                "max_tokens": 48,
+                "max_tokens": 16,
                 "ignore_eos": True,
             }
             tokens[number] += ask(url, body, seen)
 
-    together(clients, client)  # warm
+    together(clients, lambda number: client(number, seconds / 4))  # warm
     tokens[:] = [0] * clients
     begun = time.monotonic()
     together(clients, client)
