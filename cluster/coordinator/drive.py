@@ -50,12 +50,12 @@ async def _send_steps(coordinator: Coordinator, ranks: StepPort) -> None:
     """Send what is planned: orders for the shelf, then the step. One task sends both, since a
     stream takes one message at a time."""
     while True:
-        coordinator.planned.clear()
+        coordinator.live.planned.clear()
         orders, step = coordinator.next()
         for order in orders:
             await ranks.order(order)
         if step is None:
-            await coordinator.planned.wait()
+            await coordinator.live.planned.wait()
         else:
             await ranks.send(step)
 

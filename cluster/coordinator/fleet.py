@@ -262,10 +262,10 @@ class Fleet:
                 tasks.create_task(self._stop(served), name=f"unload {order.id}")
             case Hold():
                 for group in served.groups:
-                    group.hold()
+                    group.live.held = True
             case Release():
                 for group in served.groups:
-                    group.release()
+                    group.live.release()
             case Refuse(_, error):
                 _fail(served, ModelDoesNotFit(f"{order.id} can't be placed: {error}"))
 
@@ -409,7 +409,7 @@ def _rest(served: Served) -> None:
 
 def _fail(served: Served, error: TandemError) -> None:
     for group in served.groups:
-        group.fail(error)
+        group.live.fail(error)
 
 
 def _waiting_for(served: Served, what: str) -> None:

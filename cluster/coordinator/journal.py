@@ -11,6 +11,7 @@ from cluster.core.ids import RequestId
 from cluster.core.request import Request, StepTiming, Timing, Usage
 from cluster.scheduler.sequence import Sequence
 from cluster.text.stream import TextStream
+from cluster.text.tokenizer import Tokenizer
 
 STEPS_KEPT = 4096
 """Steps of one request that are recorded, if it wants that: the latest ones."""
@@ -30,6 +31,7 @@ class Entry:
     channel: TokenChannel
     text: TextStream
     """Detokenizer and stop strings, at the place they have got to."""
+    tokenizer: Tokenizer
     delivered: int = 0
     """Tokens given to the channel so far."""
     first: float | None = None

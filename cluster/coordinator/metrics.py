@@ -47,7 +47,7 @@ class Exposition(Collector):
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""
         coordinator = self._coordinator
-        yield from _counters(coordinator.tally, coordinator.channels)
+        yield from _counters(coordinator.tally, coordinator.live.channels)
         yield from _histograms(coordinator.tally)
         yield from _load(coordinator)
         yield from _ranks(coordinator.group)
@@ -103,7 +103,7 @@ def _histograms(tally: Tally) -> Iterator[Metric]:
 def _load(coordinator: Coordinator) -> Iterator[Metric]:
     """Who is served, and how full it is; zeros between epochs."""
     limits, scheduler = coordinator.limits, coordinator.scheduler
-    entries = coordinator.journal.values()
+    entries = coordinator.live.journal.values()
     phases = Counter(entry.sequence.progress.phase for entry in entries)
     yield _gauges(
         "live_requests",

@@ -33,7 +33,7 @@ def model_view(
 ) -> ModelView:
     """One model; `kinds` say how each group that runs splits it."""
     groups = served.groups
-    live = sum(len(group.journal) for group in groups)
+    live = sum(len(group.live.journal) for group in groups)
     waits = served.loading if known.state is State.LOADING or live else ""
     expires = known.expires()
     return ModelView(

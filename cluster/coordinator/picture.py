@@ -59,7 +59,7 @@ def request_views(coordinator: Coordinator, replica: int = 0) -> tuple[RequestVi
             replica=replica,
             tokens_per_second=_speed(entry),
         )
-        for entry in coordinator.journal.values()
+        for entry in coordinator.live.journal.values()
     )
 
 
@@ -67,14 +67,14 @@ def counters(coordinator: Coordinator) -> Counters:
     """What it holds."""
     scheduler = coordinator.scheduler
     return Counters(
-        channels=len(coordinator.channels),
+        channels=len(coordinator.live.channels),
         sequences=len(scheduler.sequences) if scheduler else 0,
         slots=scheduler.live_slots if scheduler else 0,
         parked=scheduler.parked_slots if scheduler else 0,
         tasks=len(asyncio.all_tasks()),
-        journal=len(coordinator.journal),
-        drained_tokens=coordinator.channels.drained_tokens,
-        orphan_tokens=coordinator.channels.orphan_tokens,
+        journal=len(coordinator.live.journal),
+        drained_tokens=coordinator.live.channels.drained_tokens,
+        orphan_tokens=coordinator.live.channels.orphan_tokens,
     )
 
 

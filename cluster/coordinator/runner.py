@@ -132,7 +132,7 @@ class Runner:
                 assert isinstance(error, EpochEnded | ProtocolError)
                 self._ended(error)
                 if epochs.ended(error) and await all_answer(members):
-                    self._coordinator.crashed()
+                    self._coordinator.live.blame()
             except* SetupError as errors:
                 failure = first_leaf(errors)
                 assert isinstance(failure, SetupError)
@@ -287,7 +287,7 @@ class Runner:
             self._epochs.look(
                 coordinator.clock.now(),
                 silent=coordinator.silent_for(),
-                idle=not coordinator.journal,
+                idle=not coordinator.live.journal,
             )
 
     async def _probe_again(self, members: int) -> None:

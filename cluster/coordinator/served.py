@@ -129,7 +129,7 @@ class Served:
 
     def use(self) -> Use:
         """What is asked of all groups together."""
-        uses = [use for use in (group.use() for group in self.groups) if use]
+        uses = [use for use in (group.live.use() for group in self.groups) if use]
         return Use(
             sum(use.running for use in uses),
             sum(use.waiting for use in uses),
@@ -143,12 +143,12 @@ class Served:
         for group in self.groups:
             if not there or group.scheduler is not None or group.resting or not group.settled:
                 continue
-            for entry in list(group.journal.values()):
+            for entry in list(group.live.journal.values()):
                 takers = [other for other in there if other.fits(entry)]
                 open_ = entry.channel.state is ChannelState.OPEN
                 if takers and open_ and not entry.sequence.alone:
-                    taker = min(takers, key=lambda other: len(other.journal))
-                    taker.take(*group.give(entry.request.id))
+                    taker = min(takers, key=lambda other: len(other.live.journal))
+                    taker.live.take(*group.live.give(entry.request.id))
 
     def _route(self, order: Order) -> Coordinator:
         there = [group for group in self.groups if group.health().ok] or self.groups
@@ -161,4 +161,4 @@ def _seat(group: Coordinator, order: Order) -> Seat:
     held = 0
     if group.scheduler is not None and order.cache:
         held = group.scheduler.holds(order.scope, order.prompt)
-    return Seat(held, len(group.journal))
+    return Seat(held, len(group.live.journal))

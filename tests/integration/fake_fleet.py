@@ -131,7 +131,7 @@ class FakeRunner:
                 try:
                     await self.epoch(key)
                 except* EpochEnded:
-                    self.coordinator.crashed()
+                    self.coordinator.live.blame()
                     self.coordinator.settled = True
                     self.changed()
         finally:
@@ -240,8 +240,8 @@ async def fleet_of(
             yield fleet, engines
             for served in fleet:
                 for group in served.groups:
-                    await wait_for(lambda group=group: not group.journal)  # type: ignore[misc]
-                    assert not len(group.channels) and not group.channels.orphan_tokens
+                    await wait_for(lambda group=group: not group.live.journal)  # type: ignore[misc]
+                    assert not len(group.live.channels) and not group.live.channels.orphan_tokens
         finally:
             running.cancel()
             await asyncio.wait([running])

@@ -219,5 +219,5 @@ def make_coordinator(
         clock=clock or SystemClock(),
     )
     if channels is not None:
-        coordinator.channels = channels
+        coordinator.live.channels = channels
     return coordinator

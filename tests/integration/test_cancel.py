@@ -52,13 +52,13 @@ async def test_cancel_in_decode(running: tuple[Coordinator, FakeRanks]) -> None:
     assert generation.finish is Finish.CANCELLED  # at once, for its client
     assert generation.progress.phase is Phase.DRAINING
     ranks.gate.set()
-    await wait_for(lambda: not coordinator.journal)
+    await wait_for(lambda: not coordinator.live.journal)
     (last,) = ranks.steps[sent:]
     assert last.park or last.release
     assert not last.decode and not last.chunks
-    assert len(coordinator.channels) == 0
-    assert coordinator.channels.drained_tokens == sum(step.iterations for step in in_flight)
-    assert coordinator.channels.orphan_tokens == 0
+    assert len(coordinator.live.channels) == 0
+    assert coordinator.live.channels.drained_tokens == sum(step.iterations for step in in_flight)
+    assert coordinator.live.channels.orphan_tokens == 0
 
 
 async def test_leaving_the_block_cancels(running: tuple[Coordinator, FakeRanks]) -> None:
@@ -66,7 +66,7 @@ async def test_leaving_the_block_cancels(running: tuple[Coordinator, FakeRanks])
     async with await decoding(coordinator, ranks) as generation:
         ranks.gate.set()
     assert generation.finish is Finish.CANCELLED
-    await wait_for(lambda: not coordinator.journal)
+    await wait_for(lambda: not coordinator.live.journal)
 
 
 async def test_cancel_twice_and_after_the_end(running: tuple[Coordinator, FakeRanks]) -> None:
@@ -77,7 +77,7 @@ async def test_cancel_twice_and_after_the_end(running: tuple[Coordinator, FakeRa
     generation.cancel()
     generation.cancel()
     assert generation.finish is Finish.LENGTH
-    await wait_for(lambda: not coordinator.journal)
+    await wait_for(lambda: not coordinator.live.journal)
 
 
 async def test_cancel_between_epochs() -> None:
@@ -91,7 +91,7 @@ async def test_cancel_between_epochs() -> None:
     assert not coordinator.health().ok
     generation.cancel()
     assert generation.finish is Finish.CANCELLED
-    assert len(coordinator.journal) == len(coordinator.channels) == 0
+    assert len(coordinator.live.journal) == len(coordinator.live.channels) == 0
 
 
 async def test_cancel_by_id(running: tuple[Coordinator, FakeRanks]) -> None:
@@ -101,5 +101,5 @@ async def test_cancel_by_id(running: tuple[Coordinator, FakeRanks]) -> None:
     assert not coordinator.cancel(generation.id)  # it drains, and is over for its client
     assert generation.finish is Finish.CANCELLED
     ranks.gate.set()
-    await wait_for(lambda: not coordinator.journal)
+    await wait_for(lambda: not coordinator.live.journal)
     assert not coordinator.cancel(generation.id)

@@ -100,7 +100,7 @@ class Watched(FakeRanks):
         scheduler = self._coordinator.scheduler
         assert scheduler is not None
         for request in scheduler.sequences:
-            assert request in self._coordinator.channels
+            assert request in self._coordinator.live.channels
         self.admitted += len(step.admit)
         await super().send(step)
 
@@ -128,8 +128,8 @@ async def test_one_submit_registers_the_channel_first(path: str, stream: bool) -
             whole = "".join(deltas_of(path, answer.text)) if stream else None
             assert len(text_of(path, answer.json()) if whole is None else whole) == 8
             assert (len(submitted), ranks.admitted) == (1, 1)
-            await wait_for(lambda: len(coordinator.channels) == 0)
-            assert coordinator.channels.orphan_tokens == 0
+            await wait_for(lambda: len(coordinator.live.channels) == 0)
+            assert coordinator.live.channels.orphan_tokens == 0
     finally:
         driving.cancel()
         await asyncio.wait([driving])

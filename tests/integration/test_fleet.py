@@ -151,7 +151,7 @@ async def test_who_leaves_while_it_loads(monkeypatch: Patch) -> None:
         await wait_for(lambda: state(fleet, "b") == "loading")
         generation.cancel()
         assert await whole(generation) == ""
-        assert not fleet.find("b").groups[0].journal
+        assert not fleet.find("b").groups[0].live.journal
         other = fleet.find("a").submit(order("and I"))  # waits for b, which goes on
         assert not other.finish
         fleet.unload("b")  # while it loads
@@ -197,7 +197,7 @@ async def two(fleet: Fleet, engines: FakeEngines) -> None:
 
 
 def on(fleet: Fleet) -> list[int]:
-    return [len(group.journal) for group in fleet.default.groups]
+    return [len(group.live.journal) for group in fleet.default.groups]
 
 
 async def test_requests_are_spread_and_conversations_stay(monkeypatch: Patch) -> None:

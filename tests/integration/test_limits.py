@@ -35,7 +35,7 @@ async def test_a_prompt_that_does_not_fit(limits: Limits, context: int, words: s
     await wait_for(lambda: coordinator.scheduler)
     with pytest.raises(PromptTooLong, match=words):
         coordinator.submit(Order((40,) * 600, GREEDY))
-    assert not coordinator.journal
+    assert not coordinator.live.journal
     # The longest that fits is served to its last position.
     room = min(context, limits.kv_tokens - limits.slot_positions)
     generation = coordinator.submit(Order((40,) * (room - 10), GREEDY, 50, ignore_eos=True))

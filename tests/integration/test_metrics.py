@@ -76,7 +76,7 @@ def prompt(number: int, length: int = 5) -> tuple[int, ...]:
 
 
 async def all_over(coordinator: Coordinator, *generations: Generation) -> None:
-    await wait_for(lambda: all(g.finish for g in generations) and not coordinator.journal)
+    await wait_for(lambda: all(g.finish for g in generations) and not coordinator.live.journal)
 
 
 async def test_counts_are_exact() -> None:
@@ -114,7 +114,7 @@ async def test_counts_are_exact() -> None:
     assert now["cached_prompt_tokens_total"] == sum(usage.cached_tokens for usage in usages) >= 99
     generated = sum(usage.completion_tokens for usage in usages)
     assert now["generated_tokens_total"] == generated
-    assert now["drained_tokens_total"] == coordinator.channels.drained_tokens
+    assert now["drained_tokens_total"] == coordinator.live.channels.drained_tokens
     assert now["orphan_tokens_total"] == 0
     # One value for each request, or for each token but the first.
     assert now["queue_seconds_count"] == len(generations)

@@ -84,8 +84,8 @@ async def test_answers_go_on_where_they_were() -> None:
             assert await text == "".join(map(chr, ids))
             assert generation.ids == ids
             assert generation.usage.completion_tokens == length
-        await wait_for(lambda: not coordinator.journal)
-    assert len(coordinator.channels) == coordinator.channels.orphan_tokens == 0
+        await wait_for(lambda: not coordinator.live.journal)
+    assert len(coordinator.live.channels) == coordinator.live.channels.orphan_tokens == 0
     assert coordinator.tally.replayed == 3 * len(PROMPTS)
 
 
@@ -132,7 +132,7 @@ async def test_they_do_not_wait_for_ever() -> None:
         await whole(generation)
     with pytest.raises(NotReady):
         coordinator.submit(Order(PROMPTS[0], GREEDY, 5))
-    assert not coordinator.journal and not coordinator.health().recovering
+    assert not coordinator.live.journal and not coordinator.health().recovering
     async with epoch(coordinator, 2):  # and yet it comes back
         await whole(coordinator.submit(Order(PROMPTS[0], GREEDY, 5)))
 
@@ -145,7 +145,7 @@ async def test_stopping_between_epochs() -> None:
     coordinator.close()
     with pytest.raises(ShuttingDown):
         await whole(generation)
-    assert not coordinator.journal and not coordinator.channels
+    assert not coordinator.live.journal and not coordinator.live.channels
 
 
 async def test_who_is_over_for_its_client_is_gone_with_the_epoch() -> None:
@@ -155,8 +155,8 @@ async def test_who_is_over_for_its_client_is_gone_with_the_epoch() -> None:
         await until(generation, 10)
         ranks.gate.clear()
         generation.cancel()
-        assert coordinator.journal  # it drains
-    assert not coordinator.journal and not coordinator.channels
+        assert coordinator.live.journal  # it drains
+    assert not coordinator.live.journal and not coordinator.live.channels
 
 
 def computed(steps: list[Step]) -> int:
@@ -173,7 +173,7 @@ async def test_what_crashes_engines_twice_is_computed_alone() -> None:
             for generation in live:
                 await until(generation, 40 * number)
             await breaks(coordinator, ranks, EngineCrashed("rank 0 was killed"))
-            coordinator.crashed()
+            coordinator.live.blame()
             assert computed(ranks.steps) == 3
     late = coordinator.submit(Order(PROMPTS[3], GREEDY, 5))
     async with epoch(coordinator, 3) as ranks:
@@ -195,7 +195,7 @@ async def test_it_fails_only_when_it_crashes_alone() -> None:
                 good = coordinator.submit(Order(PROMPTS[1], GREEDY, 900))
             await wait_for(lambda ranks=ranks: ranks.steps)
             await breaks(coordinator, ranks, EngineCrashed("rank 0 raised"))
-            coordinator.crashed()
+            coordinator.live.blame()
     assert bad.finish is Finish.FAILED and good.finish is None
     with pytest.raises(RequestCrashes, match="3 times"):
         await whole(bad)
@@ -226,7 +226,7 @@ async def test_a_smaller_cluster_refuses_what_does_not_fit_any_more() -> None:
         with pytest.raises(EpochEnded, match="smaller"):
             await whole(large)
         assert await whole(small) == "".join(map(chr, continuation(PROMPTS[1], 100)))
-        await wait_for(lambda: not coordinator.journal)
+        await wait_for(lambda: not coordinator.live.journal)
 
 
 async def test_one_that_is_stuck_in_its_first_step_is_found_out_as_soon_as_later() -> None:

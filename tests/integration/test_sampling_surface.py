@@ -186,6 +186,6 @@ async def test_all_choices_or_none(
     async with httpx.AsyncClient(base_url=url, timeout=10) as http:
         refused = await http.post(CHAT, json=body(n=3, stream=stream))
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
-    await wait_for(lambda: not coordinator.journal)
-    assert len(coordinator.channels) == 0
+    await wait_for(lambda: not coordinator.live.journal)
+    assert len(coordinator.live.channels) == 0
     assert not any(step.chunks for step in ranks.steps)

@@ -99,8 +99,8 @@ async def test_a_client_that_leaves_while_its_prefix_is_read() -> None:
         await wait_for(lambda: ranks.orders[1:] == [ShelfOrder(Verb.UNSTAGE, ENTRY)])
         ranks.news.put_nowait(ShelfNews(Verb.STAGE, ENTRY, True, 1000))
         await text(coordinator, (60, 70))
-        await wait_for(lambda: not coordinator.journal)
-        assert len(coordinator.channels) == 0
+        await wait_for(lambda: not coordinator.live.journal)
+        assert len(coordinator.live.channels) == 0
 
 
 async def test_a_long_prefix_is_saved_and_a_full_disk_is_said_once() -> None:

@@ -167,7 +167,7 @@ async def test_steps_past_the_end_are_not_recorded() -> None:
         steps = generation.steps
         assert steps
         ranks.gate.set()
-        await wait_for(lambda: not coordinator.journal)
+        await wait_for(lambda: not coordinator.live.journal)
     assert generation.steps == steps
 
 
@@ -208,7 +208,7 @@ async def test_without_the_cache_the_disk_is_left_alone() -> None:
     ):
         generation = coordinator.submit(Order((*ids, 50, 60), GREEDY, 5, cache=False))
         await over(generation)
-        await wait_for(lambda: not coordinator.journal)
+        await wait_for(lambda: not coordinator.live.journal)
     assert generation.usage.cached_tokens == 0
     assert ranks.orders == []
     assert not any(step.save for step in ranks.steps)
@@ -218,7 +218,7 @@ async def test_without_the_cache_no_snapshot_is_taken() -> None:
     prompt = (*PROMPT, END, *PROMPT, END, 50)
     async with running(Limits(parked=4), trimmable=False) as (coordinator, ranks):
         await over(coordinator.submit(Order(prompt, GREEDY, 5, cache=False)))
-        await wait_for(lambda: not coordinator.journal)
+        await wait_for(lambda: not coordinator.live.journal)
         assert not any(step.fork or step.park for step in ranks.steps)
         await over(coordinator.submit(Order(prompt, GREEDY, 5)))
         assert any(step.fork for step in ranks.steps)

@@ -103,8 +103,8 @@ async def test_steps_are_noted_with_the_times_of_every_rank() -> None:
         timeline = Timeline(clock)
         generation = coordinator.submit(Order(PROMPT, GREEDY, 30, timeline=timeline))
         await wait_for(lambda: generation.finish)
-        await wait_for(lambda: not coordinator.journal)
-        assert coordinator._tracer._live == {}
+        await wait_for(lambda: not coordinator.live.journal)
+        assert coordinator.live.tracer._live == {}
     assert {step.timed for step in ranks.steps if step.decode or step.chunks} == {True}
     steps = list(timeline.steps)
     assert [step.seq for step in steps] == list(range(1, len(steps) + 1))

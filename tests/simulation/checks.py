@@ -155,7 +155,7 @@ class Checks:
         own = flights[-1]
         for admit in step.admit:
             sequence = pool.live[admit.slot]
-            known = sequence.request.id in coordinator.channels
+            known = sequence.request.id in coordinator.live.channels
             require(1, known, f"step {step.seq} admits a request that has no channel")
             client = self._by_request.get(sequence.request.id)
             if client is not None and sequence.begun != head.world.now():
@@ -205,7 +205,7 @@ class Checks:
         require(2, same, f"the ranks' slots differ after step {result.seq}")
 
     def applied(self, head: Head) -> None:
-        orphans = head.coordinator.channels.orphan_tokens
+        orphans = head.coordinator.live.channels.orphan_tokens
         require(1, not orphans, f"{orphans} tokens had no channel")
 
     # Epochs
@@ -235,7 +235,7 @@ class Checks:
         """Those who had a slot are about to be blamed for it."""
         real = formation.secret in self._real
         slots = self._slots.pop(formation, [])
-        wrong = head.coordinator._in_flight and not formation.running
+        wrong = head.coordinator.live.suspects and not formation.running
         require(8, not wrong, "requests are blamed for an epoch that never began")
         live = [q for q in slots if q.finish is None]
         if live:
@@ -257,7 +257,7 @@ class Checks:
         require(10, waiting <= most, f"{waiting} requests wait")
         require(10, live <= limits.sequences, f"{live} slots are taken")
         require(10, parked <= limits.parked, f"{parked} prefixes are parked")
-        for entry in coordinator.journal.values():
+        for entry in coordinator.live.journal.values():
             if entry.channel.state is not ChannelState.OPEN:
                 continue
             sequence = entry.sequence
@@ -279,8 +279,8 @@ class Checks:
     def left(self, head: Head) -> None:
         """Nothing is, once all requests are over."""
         coordinator = head.coordinator
-        require(11, not coordinator.journal, f"{len(coordinator.journal)} in the journal")
-        require(11, not coordinator.channels, f"{len(coordinator.channels)} channels")
+        require(11, not coordinator.live.journal, f"{len(coordinator.live.journal)} in the journal")
+        require(11, not coordinator.live.channels, f"{len(coordinator.live.channels)} channels")
         scheduler = coordinator.scheduler
         if scheduler is not None:
             require(11, scheduler.idle, "the plan is not empty")

@@ -169,7 +169,7 @@ class Head(Listener):
             if len(answers) == len(waiting):
                 if all(answers.values()):
                     self.machine.checks.blamed(self, formation, error)
-                    self.coordinator.crashed()
+                    self.coordinator.live.blame()
                 self.pause()
 
         for name in waiting:
@@ -221,7 +221,7 @@ class Head(Listener):
                 self.epochs.look(
                     self.world.now(),
                     silent=coordinator.silent_for(),
-                    idle=not coordinator.journal,
+                    idle=not coordinator.live.journal,
                 )
         except EpochEnded as error:
             if formation is not None:

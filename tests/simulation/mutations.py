@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster.coordinator.coordinator import Coordinator
+from cluster.coordinator.live import LiveRequests
 from cluster.core.channel import ChannelTable
 from cluster.core.config import Pacing
 from cluster.core.engine_protocol import Fence, StepWindow
@@ -174,21 +174,21 @@ def _blame_for_all(patch: Patch) -> None:
 
 
 def _early_success(patch: Patch) -> None:
-    close = Coordinator._close
+    close = LiveRequests._close
 
     def well(self: Any, entry: Any, finish: Finish, error: Any = None) -> None:
         close(self, entry, Finish.LENGTH if finish is Finish.FAILED else finish)
 
-    patch.setattr(Coordinator, "_close", well)
+    patch.setattr(LiveRequests, "_close", well)
 
 
 def _nobody_told(patch: Patch) -> None:
-    close = Coordinator._close
+    close = LiveRequests._close
 
     def silently(self: Any, entry: Any, finish: Finish, error: Any = None) -> None:
         close(self, entry, finish)
 
-    patch.setattr(Coordinator, "_close", silently)
+    patch.setattr(LiveRequests, "_close", silently)
 
 
 def _long_queue(patch: Patch) -> None:
@@ -205,13 +205,13 @@ def _no_deadlines(patch: Patch) -> None:
 
 
 def _never_released(patch: Patch) -> None:
-    handle = Coordinator._handle
+    handle = LiveRequests.handle
 
     def keep(self: Any, event: Any) -> None:
         if not isinstance(event, Released):
             handle(self, event)
 
-    patch.setattr(Coordinator, "_handle", keep)
+    patch.setattr(LiveRequests, "handle", keep)
 
 
 AGENTS = ("stop an agent",)
