@@ -17,14 +17,14 @@ from cluster.coordinator.members import Members
 from cluster.coordinator.overview import cluster_view, metrics_text, model_view
 from cluster.coordinator.picture import request_views
 from cluster.coordinator.placements import placement_view
-from cluster.coordinator.runner import Fitting, Runner
-from cluster.coordinator.served import Forms, Offer, Served
-from cluster.coordinator.share import Share, Shares
+from cluster.coordinator.room import Place, fittings
+from cluster.coordinator.runner import Runner
+from cluster.coordinator.served import Offer, Served
+from cluster.coordinator.share import Shares
 from cluster.core.clock import Clock
 from cluster.core.config import Limits, Pacing
 from cluster.core.errors import (
     BadConfiguration,
-    DoesNotFit,
     ModelDoesNotFit,
     NotReady,
     SetupError,
@@ -41,8 +41,6 @@ from cluster.core.view import (
     RequestView,
     Sample,
 )
-from cluster.membership.choice import choose
-from cluster.membership.deal import deal
 from cluster.membership.fleet import (
     RETRY_SECONDS,
     Hold,
@@ -55,7 +53,6 @@ from cluster.membership.fleet import (
     Unload,
 )
 from cluster.membership.fleet import Fleet as Decisions
-from cluster.membership.roster import Node
 
 log = structlog.get_logger()
 
@@ -108,7 +105,7 @@ class Fleet:
                 _rest(served)
         self._shares: Shares | None = None
         """None until the machines are gathered."""
-        self._held: dict[str, list[tuple[Share, Forms]]] = {}
+        self._places: dict[str, list[Place]] = {}
         self._runners: dict[str, list[Runner]] = {}
         """Of models that are loaded, or being loaded."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -133,7 +130,7 @@ class Fleet:
                 self._decisions[served.id],
                 now,
                 default=served is self.default,
-                kinds=[share.kind for share, _ in self._held.get(served.id, ())],
+                kinds=[place.share.kind for place in self._places.get(served.id, ())],
             )
             for served in self
         )
@@ -163,8 +160,8 @@ class Fleet:
         shares = self._ready()
         pinned = {known.id for known in self._decisions if known.pinned}
         gone = [each.id for each in self if each.id not in pinned]
-        share, forms = self._held[served.id][0]
-        return placement_view(served.id, share, forms, shares, gone, self.clock.now())
+        first = self._places[served.id][0]
+        return placement_view(served.id, first, shares, gone, self.clock.now())
 
     def cancel(self, request_id: RequestId) -> bool:
         """See Coordinator."""
@@ -225,7 +222,9 @@ class Fleet:
         for served in self:
             count = len(served.groups)
             held = [shares.new(served.id, i, count) for i in range(count)]
-            self._held[served.id] = [(each, served.offer.forming(each.paths)) for each in held]
+            self._places[served.id] = [
+                Place(each, served.offer.forming(each.paths)) for each in held
+            ]
             for group in served.groups:
                 group.crew = machines
         async with asyncio.TaskGroup() as tasks:
@@ -290,17 +289,15 @@ class Fleet:
                     Runner(
                         group,
                         tokenizer,
-                        share,
-                        share.paths,
-                        forms.fit,
-                        served.offer.recipe_of(share.replica),
-                        progress if share.replica == 0 else _nobody,
-                        forms.refusal,
+                        place.share,
+                        place.share.paths,
+                        place.forms.fit,
+                        served.offer.recipe_of(place.share.replica),
+                        progress if place.share.replica == 0 else _nobody,
+                        place.forms.refusal,
                         changed=served.move,
                     )
-                    for group, (share, forms) in zip(
-                        served.groups, self._held[served.id], strict=True
-                    )
+                    for group, place in zip(served.groups, self._places[served.id], strict=True)
                 ]
                 self._runners[served.id] = runners
                 for runner in runners:
@@ -357,44 +354,17 @@ class Fleet:
         self._decisions.check(model, self.clock.now())
 
     def _room(self, model: str, gone: Collection[str]) -> SetupError | None:
+        self._ready()
         served = self._models[model]
-        here = (known for known in self._decisions if known.here and known.id != model)
-        last = all(known.pinned or known.id in gone for known in here)
+        others = (known for known in self._decisions if known.id != model)
         try:
-            fittings = self._fittings(served, gone, explain=last)
+            found = fittings(self._places[model], others, gone, self.clock.now())
         except SetupError as error:
             return error
-        if not last and any(fitting.merit.makeshift for fitting in fittings):
-            return DoesNotFit("there is room for a short context only")
         if all(group.resting for group in served.groups):
-            for group, fitting in zip(served.groups, fittings, strict=True):
+            for group, fitting in zip(served.groups, found, strict=True):
                 group.limits, group.model = fitting.limits, fitting.model
         return None
-
-    def _fittings(self, served: Served, gone: Collection[str], *, explain: bool) -> list[Fitting]:
-        """What each group of a model would serve once other models are gone; raises the
-        SetupError of one that can't, which with `explain` says all that people want to know."""
-        shares = self._ready()
-        usable = shares.members.roster.usable(self.clock.now())
-        taken: list[dict[str, int]] = [{} for _ in served.groups]
-        fittings = []
-        for place, (share, forms) in enumerate(self._held[served.id]):
-
-            def fit(nodes: Sequence[Node], share: Share = share, forms: Forms = forms) -> Fitting:
-                return forms.fit(share.left_of(shares.members.of(nodes), gone))
-
-            others = taken[:place] + taken[place + 1 :]
-            part = deal(usable, others, len(taken)) if others else usable
-            try:
-                nodes, fitting = choose(part, fit, lambda fitting: fitting.merit)
-            except SetupError as error:
-                if not explain:
-                    raise
-                left = share.left_of(shares.members.of(part), gone)
-                raise forms.refusal(left, error) from error
-            taken[place] = {node.id: node.ranks for node in nodes}
-            fittings.append(fitting)
-        return fittings
 
     def _ready(self) -> Shares:
         if self._shares is None:
