@@ -8,6 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from api.routes.group import group_asked
 from api.routes.models import Endpoint
 from api.routes.requests import number_of
 from api.serving import Fleet
@@ -16,10 +17,13 @@ from cluster.core.view import Sample
 
 
 def history(fleet: Fleet) -> Endpoint:
-    """`?after=` is the number of the last sample that the client has."""
+    """`?after=` is the number of the last sample that the client has; `?model=` and `?replica=`
+    name the group."""
 
     async def endpoint(request: Request) -> Response:
-        now, samples = fleet.samples(number_of(request.query_params, "after", 0))
+        after = number_of(request.query_params, "after", 0)
+        model, replica = group_asked(request.query_params)
+        now, samples = fleet.samples(after, model, replica or 0)
         return JSONResponse(columns(now, samples), headers={"cache-control": "no-store"})
 
     return endpoint

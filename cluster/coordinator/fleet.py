@@ -14,10 +14,16 @@ from cluster.coordinator.drive import WATCH_SECONDS, first_leaf
 from cluster.coordinator.epoch import Progress
 from cluster.coordinator.machines import Machines
 from cluster.coordinator.members import Members
-from cluster.coordinator.overview import cluster_view, metrics_text, model_view
+from cluster.coordinator.overview import (
+    cluster_view,
+    group_view,
+    metrics_text,
+    model_view,
+    numbered,
+)
 from cluster.coordinator.picture import request_views
 from cluster.coordinator.placements import placement_view
-from cluster.coordinator.room import Place, fittings
+from cluster.coordinator.room import Site, fittings
 from cluster.coordinator.runner import Runner
 from cluster.coordinator.served import Offer, Served
 from cluster.coordinator.share import Shares
@@ -105,7 +111,7 @@ class Fleet:
                 _rest(served)
         self._shares: Shares | None = None
         """None until the machines are gathered."""
-        self._places: dict[str, list[Place]] = {}
+        self._sites: dict[str, list[Site]] = {}
         self._runners: dict[str, list[Runner]] = {}
         """Of models that are loaded, or being loaded."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -130,7 +136,7 @@ class Fleet:
                 self._decisions[served.id],
                 now,
                 default=served is self.default,
-                kinds=[place.share.kind for place in self._places.get(served.id, ())],
+                kinds=[site.share.kind for site in self._sites.get(served.id, ())],
             )
             for served in self
         )
@@ -160,7 +166,7 @@ class Fleet:
         shares = self._ready()
         pinned = {known.id for known in self._decisions if known.pinned}
         gone = [each.id for each in self if each.id not in pinned]
-        first = self._places[served.id][0]
+        first = self._sites[served.id][0]
         return placement_view(served.id, first, shares, gone, self.clock.now())
 
     def cancel(self, request_id: RequestId) -> bool:
@@ -175,18 +181,24 @@ class Fleet:
             return Health(True, health.reason)
         return health
 
-    def view(self) -> ClusterView:
-        """Of the first model's first group, with the requests of all."""
-        return cluster_view(self.default, list(self))
+    def view(self, model: str | None = None, replica: int | None = None) -> ClusterView:
+        """Of one group: see ClusterView. Raises ModelNotFound or NotFound."""
+        if model is None and replica is None:
+            return cluster_view(self.default, list(self))
+        served, number = self.find(model), replica or 0
+        served.group(number)
+        return group_view(served, number, list(self))
 
     def requests(self) -> tuple[RequestView, ...]:
         """Of all models and groups."""
-        every = ((number, group) for served in self for number, group in enumerate(served.groups))
+        every = numbered(self)
         return tuple(view for number, group in every for view in request_views(group, number))
 
-    def samples(self, after: int) -> tuple[float, list[Sample]]:
-        """Of the first model's first group; see Coordinator."""
-        return self.default.groups[0].samples(after)
+    def samples(
+        self, after: int, model: str | None = None, replica: int = 0
+    ) -> tuple[float, list[Sample]]:
+        """Of one group; see Coordinator. Raises ModelNotFound or NotFound."""
+        return self.find(model).group(replica).samples(after)
 
     async def facts(self) -> Survey:
         """See Crew."""
@@ -222,9 +234,7 @@ class Fleet:
         for served in self:
             count = len(served.groups)
             held = [shares.new(served.id, i, count) for i in range(count)]
-            self._places[served.id] = [
-                Place(each, served.offer.forming(each.paths)) for each in held
-            ]
+            self._sites[served.id] = [Site(each, served.offer.forming(each.paths)) for each in held]
             for group in served.groups:
                 group.crew = machines
         async with asyncio.TaskGroup() as tasks:
@@ -289,15 +299,15 @@ class Fleet:
                     Runner(
                         group,
                         tokenizer,
-                        place.share,
-                        place.share.paths,
-                        place.forms.fit,
-                        served.offer.recipe_of(place.share.replica),
-                        progress if place.share.replica == 0 else _nobody,
-                        place.forms.refusal,
+                        site.share,
+                        site.share.paths,
+                        site.forms.fit,
+                        served.offer.recipe_of(site.share.replica),
+                        progress if site.share.replica == 0 else _nobody,
+                        site.forms.refusal,
                         changed=served.move,
                     )
-                    for group, place in zip(served.groups, self._places[served.id], strict=True)
+                    for group, site in zip(served.groups, self._sites[served.id], strict=True)
                 ]
                 self._runners[served.id] = runners
                 for runner in runners:
@@ -358,7 +368,7 @@ class Fleet:
         served = self._models[model]
         others = (known for known in self._decisions if known.id != model)
         try:
-            found = fittings(self._places[model], others, gone, self.clock.now())
+            found = fittings(self._sites[model], others, gone, self.clock.now())
         except SetupError as error:
             return error
         if all(group.resting for group in served.groups):

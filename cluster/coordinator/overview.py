@@ -18,6 +18,7 @@ from cluster.coordinator.served import Served
 from cluster.core.view import (
     ClusterView,
     Counters,
+    GroupView,
     ModelRankView,
     ModelView,
     ReplicaView,
@@ -80,9 +81,10 @@ def _replica(coordinator: Coordinator, number: int, kind: str) -> ReplicaView:
 
 
 def cluster_view(first: Served, models: Sequence[Served]) -> ClusterView:
-    """The picture of the first model's first group; requests and counts are those of all."""
-    view = first.groups[0].view()
-    every = [(number, group) for model in models for number, group in enumerate(model.groups)]
+    """The picture of the first model's first group; health is that of the model, requests and
+    counts are those of all."""
+    view = group_view(first, 0, models)
+    every = numbered(models)
     if len(every) == 1:
         return view
     return replace(
@@ -91,6 +93,35 @@ def cluster_view(first: Served, models: Sequence[Served]) -> ClusterView:
         requests=tuple(view for number, group in every for view in request_views(group, number)),
         counters=_together([counters(group) for _, group in every]),
     )
+
+
+def group_view(served: Served, replica: int, models: Sequence[Served]) -> ClusterView:
+    """The picture of one group, and which others there are."""
+    group = served.groups[replica]
+    return replace(
+        group.view(),
+        replica=replica,
+        requests=request_views(group, replica),
+        groups=tuple(_group(each, n) for n, each in numbered(models) if not each.resting),
+    )
+
+
+def _group(coordinator: Coordinator, number: int) -> GroupView:
+    group = coordinator.group
+    decoded, _ = coordinator.meter.rates(coordinator.clock.now())
+    return GroupView(
+        model=coordinator.model.id,
+        replica=number,
+        epoch=group.epoch if group else 0,
+        world=len(group.engines) if group else 0,
+        health=coordinator.health().reason,
+        decode_tokens_per_second=decoded,
+    )
+
+
+def numbered(models: Iterable[Served]) -> list[tuple[int, Coordinator]]:
+    """All groups of all models, each with its number in its model."""
+    return [(number, group) for model in models for number, group in enumerate(model.groups)]
 
 
 def _together(each: Iterable[Counters]) -> Counters:

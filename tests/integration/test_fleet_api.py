@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from api.app import create_app
 from cluster import demo
 from cluster.coordinator.fleet import Fleet
+from cluster.core.view import Sample
 from cluster.text.tokenizer import Tokenizer
 from tests.conftest import wait_for
 from tests.integration.fake_fleet import FakeEngines, fleet_of, offer
@@ -39,9 +41,9 @@ TEXT = Tokenizer.load(demo.folder())
 
 @asynccontextmanager
 async def asked(
-    monkeypatch: pytest.MonkeyPatch, **options: Any
+    monkeypatch: pytest.MonkeyPatch, size: int = 6, **options: Any
 ) -> AsyncIterator[tuple[httpx.AsyncClient, Fleet, FakeEngines]]:
-    offers = [offer("a", 6), offer("b", 6), offer("huge", 60)]
+    offers = [offer("a", size), offer("b", size), offer("huge", 60)]
     async with fleet_of(monkeypatch, offers, tokenizer=TEXT, **options) as (fleet, engines):
         app = create_app(fleet, sign_of_life=BEAT)
         async with (
@@ -200,3 +202,79 @@ async def test_counts_of_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
         assert metrics.count("# TYPE tandem_live_requests gauge") == 1
         engines.gate.set()
         assert (await request).status_code == 200
+
+
+async def test_each_group_is_seen_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with asked(monkeypatch, 2, ranks=2, replicas=2) as (http, fleet, engines):
+
+        async def view(**named: Any) -> Any:
+            answer = await http.get("/cluster", params=named)
+            assert answer.status_code == 200, answer.text
+            return answer.json()
+
+        await wait_for(lambda: len(engines.running) == 2)
+        fleet.load("b")
+        await wait_for(lambda: len(engines.running) == 4)
+        groups = (await view())["groups"]
+        names = [(each["model"], each["replica"]) for each in groups]
+        assert names == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]  # and not the one that is not here
+        assert {(each["world"], each["health"]) for each in groups} == {(1, "serving")}
+        assert len({each["epoch"] for each in groups}) == 4
+        engines.slow.clear()
+        body = {**SAID, "model": "b", "max_tokens": 8}
+        requests = [
+            asyncio.create_task(http.post("/v1/chat/completions", json=body)) for _ in range(3)
+        ]
+        await wait_for(lambda: fleet.find("b").use().running + fleet.find("b").use().waiting == 3)
+        seen = []
+        for group in groups:
+            shown = await view(model=group["model"], replica=group["replica"])
+            assert (shown["model"]["id"], shown["replica"]) == (group["model"], group["replica"])
+            assert (shown["epoch"], shown["groups"]) == (group["epoch"], groups)
+            assert shown["counters"]["journal"] == len(shown["requests"])
+            of = {(each["model"], each["replica"]) for each in shown["requests"]}
+            assert of <= {(group["model"], group["replica"])}
+            (machine,) = shown["members"]
+            assert (machine["ranks"], machine["held_bytes"]) == (4, 20)
+            seen.append(len(shown["requests"]))
+        assert seen == [0, 0, 2, 1]
+        assert (await view(model="b"))["replica"] == 0
+        assert (await view(replica=1))["epoch"] == groups[1]["epoch"]
+        whole = await view()
+        assert (whole["model"]["id"], whole["replica"]) == ("a", 0)
+        assert whole["counters"]["journal"] == len(whole["requests"]) == 3
+        engines.slow.set()
+        assert [answer.status_code for answer in await asyncio.gather(*requests)] == [200] * 3
+        unloaded = await view(model="huge")
+        assert (unloaded["epoch"], unloaded["health"]["reason"]) == (0, "not loaded")
+
+
+async def test_each_group_has_a_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.coordinator.trend.EVERY", math.inf)
+    async with asked(monkeypatch, 2, ranks=2, replicas=2) as (http, fleet, _):
+        for number, group in enumerate(fleet.default.groups, 10):
+            group.trend.samples.append(Sample(number, 5.0, 1, 0.0, 0.0, 0, 0, None, None, None, ()))
+
+        async def numbers(**named: Any) -> Any:
+            return (await http.get("/history", params=named)).json()["number"]
+
+        assert await numbers() == await numbers(model="a") == [10]
+        assert await numbers(replica=1) == await numbers(after=10, replica=1) == [11]
+        assert await numbers(after=11, model="a", replica=1) == []
+        assert await numbers(model="b") == []
+
+
+@pytest.mark.parametrize("path", ["/cluster", "/history"])
+async def test_groups_that_are_not_there(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with asked(monkeypatch) as (http, _, _):
+        for query, status, code, said in (
+            ("model=nobody", 404, "model_not_found", "'nobody'"),
+            ("model=b&replica=1", 404, "not_found", "b has one group, replica 0, and no replica 1"),
+            ("replica=x", 400, None, "replica: must be a whole number from 0, and is 'x'"),
+            ("replica=-1", 400, None, "is '-1'"),
+        ):
+            answer = await http.get(f"{path}?{query}")
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"]) == (status, code)
+            assert said in error["message"]
+            assert error["param"] == query.partition("=")[0] or "replica" in query

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cluster.coordinator.members import Member
-from cluster.coordinator.room import Place, fittings
+from cluster.coordinator.room import Site, fittings
 from cluster.coordinator.runner import Fitting
 from cluster.coordinator.share import Shares
 from cluster.core.cluster import Blas, NodeDescription, Versions
@@ -61,9 +61,9 @@ class Needs:
         return BadConfiguration(f"{error}, of {left}")
 
 
-def places(machines: Machines, forms: Needs, replicas: int = 1) -> tuple[Shares, list[Place]]:
+def sites(machines: Machines, forms: Needs, replicas: int = 1) -> tuple[Shares, list[Site]]:
     shares = Shares(machines)  # type: ignore[arg-type]
-    return shares, [Place(shares.new("a", i, replicas), forms) for i in range(replicas)]
+    return shares, [Site(shares.new("a", i, replicas), forms) for i in range(replicas)]
 
 
 def beside(shares: Shares, machine: str, size: int, **known: Any) -> Known:
@@ -75,20 +75,20 @@ def beside(shares: Shares, machine: str, size: int, **known: Any) -> Known:
 
 
 def test_one_group_takes_all_machines() -> None:
-    _, where = places(Machines({"x": 10, "y": 8}), Needs(5))
+    _, where = sites(Machines({"x": 10, "y": 8}), Needs(5))
     (found,) = fittings(where, [], [], 1.0)
     assert (found.limits.sequences, found.model.context) == (2, 8)
 
 
 def test_groups_are_dealt_machines_of_their_own() -> None:
-    _, where = places(Machines({"x": 10, "y": 8}), Needs(5), replicas=2)
+    _, where = sites(Machines({"x": 10, "y": 8}), Needs(5), replicas=2)
     assert [each.model.context for each in fittings(where, [], [], 1.0)] == [10, 8]
-    _, where = places(Machines({"x": 10}, ranks=2), Needs(5), replicas=2)
+    _, where = sites(Machines({"x": 10}, ranks=2), Needs(5), replicas=2)
     assert [each.model.context for each in fittings(where, [], [], 1.0)] == [5, 5]
 
 
 def test_what_another_model_takes_is_room_once_it_is_gone() -> None:
-    shares, where = places(Machines({"x": 10}), Needs(5))
+    shares, where = sites(Machines({"x": 10}), Needs(5))
     other = beside(shares, "x", 6)
     with pytest.raises(DoesNotFit, match="^4 bytes$"):
         fittings(where, [other], [], 1.0)
@@ -97,7 +97,7 @@ def test_what_another_model_takes_is_room_once_it_is_gone() -> None:
 
 
 def test_only_where_nothing_more_could_go_it_is_said_at_length() -> None:
-    shares, where = places(Machines({"x": 10}), Needs(11))
+    shares, where = sites(Machines({"x": 10}), Needs(11))
     other = beside(shares, "x", 6)
     with pytest.raises(DoesNotFit, match="^4 bytes$"):
         fittings(where, [other], [], 1.0)
@@ -108,7 +108,7 @@ def test_only_where_nothing_more_could_go_it_is_said_at_length() -> None:
 
 
 def test_a_makeshift_does_only_where_nothing_more_could_go() -> None:
-    shares, where = places(Machines({"x": 10}), Needs(3, whole=8))
+    shares, where = sites(Machines({"x": 10}), Needs(3, whole=8))
     other = beside(shares, "x", 6)
     with pytest.raises(DoesNotFit, match="short context"):
         fittings(where, [other], [], 1.0)
@@ -119,6 +119,6 @@ def test_a_makeshift_does_only_where_nothing_more_could_go() -> None:
 
 
 def test_a_group_without_a_place_is_refused() -> None:
-    _, where = places(Machines({"x": 10, "y": 2}), Needs(5), replicas=2)
+    _, where = sites(Machines({"x": 10, "y": 2}), Needs(5), replicas=2)
     with pytest.raises(BadConfiguration, match=r"^2 bytes, of \{'y': 2\}$"):
         fittings(where, [], [], 1.0)
