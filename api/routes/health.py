@@ -12,6 +12,7 @@ from api.routes.group import group_asked
 from api.routes.models import Endpoint
 from api.service import Service
 from api.serving import Fleet
+from api.zipped import zipped_json
 from cluster.core.ids import RequestId
 
 
@@ -43,6 +44,6 @@ def cluster(service: Service) -> Endpoint:
             view = replace(view, requests=tuple(seen))
         if "links" in without:
             view = replace(view, links=())
-        return JSONResponse(asdict(view), headers={"cache-control": "no-store"})
+        return await zipped_json(request, lambda: asdict(view), {"cache-control": "no-store"})
 
     return endpoint
