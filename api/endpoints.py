@@ -207,7 +207,8 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "POST", "/cluster/drain", "Server", "Move work off a machine, so that it can be unplugged",
-        answers.Member, DrainRequest, errors=(400, 401, 404, 413), example={"node": "studio-2"},
+        answers.Member, DrainRequest, errors=(400, 401, 403, 404, 413),
+        example={"node": "studio-2"},
     ),
     Operation(
         "GET", "/models", "Server", "All models: which are loaded, where, and for how long",

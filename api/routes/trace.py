@@ -20,7 +20,8 @@ ADVICE = (
 
 
 def trace_file(service: Service) -> Endpoint:
-    """Of the caller's own requests alone. One that runs is told as far as it is."""
+    """Of the caller's own requests, or for an operator of all. One that runs is told as far as it
+    is."""
 
     async def endpoint(request: Request) -> Response:
         shown = request.path_params["id"]

@@ -7,14 +7,18 @@ import json
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from api.access import OPEN_POLICY, AccessPolicy
 from api.app import create_app
+from api.keys import KeyRing, add_key
 from cluster import demo
 from cluster.coordinator.fleet import Fleet
+from cluster.core.clock import ManualClock
 from cluster.core.view import Sample
 from cluster.text.tokenizer import Tokenizer
 from tests.conftest import wait_for
@@ -41,11 +45,14 @@ TEXT = Tokenizer.load(demo.folder())
 
 @asynccontextmanager
 async def asked(
-    monkeypatch: pytest.MonkeyPatch, size: int = 6, **options: Any
+    monkeypatch: pytest.MonkeyPatch,
+    size: int = 6,
+    access: AccessPolicy = OPEN_POLICY,
+    **options: Any,
 ) -> AsyncIterator[tuple[httpx.AsyncClient, Fleet, FakeEngines]]:
     offers = [offer("a", size), offer("b", size), offer("huge", 60)]
     async with fleet_of(monkeypatch, offers, tokenizer=TEXT, **options) as (fleet, engines):
-        app = create_app(fleet, sign_of_life=BEAT)
+        app = create_app(fleet, sign_of_life=BEAT, access=access)
         async with (
             running(app) as port,
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http,
@@ -278,3 +285,65 @@ async def test_groups_that_are_not_there(path: str, monkeypatch: pytest.MonkeyPa
             assert (answer.status_code, error["code"]) == (status, code)
             assert said in error["message"]
             assert error["param"] == query.partition("=")[0] or "replica" in query
+
+
+class TestWhoMayAct:
+    ORDERS = (
+        ("/models/load", {"model": "b", "pin": True}, 202),
+        ("/models/unload", {"model": "b"}, 200),
+        ("/api/generate", {"model": "a", "keep_alive": 0}, 200),
+        ("/api/chat", {"model": "a", "messages": [], "keep_alive": 0}, 200),
+        ("/cluster/drain", {"node": "nowhere"}, 404),
+    )
+
+    @pytest.fixture
+    def keys(self, tmp_path: Path) -> tuple[AccessPolicy, dict[str, str], dict[str, str]]:
+        path = tmp_path / "keys.json"
+        ann, chief = add_key(path, "ann"), add_key(path, "chief", operator=True)
+        policy = AccessPolicy(keys=KeyRing(path, ManualClock()))
+        return policy, {"x-api-key": ann}, {"x-api-key": chief}
+
+    async def test_what_concerns_others_takes_an_operator(
+        self, keys: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        policy, ann, chief = keys
+        async with asked(monkeypatch, 2, policy) as (http, fleet, _):
+            for path, body, status in self.ORDERS:
+                before = [(each.state, each.pinned) for each in fleet.models()]
+                refused = await http.post(path, json=body, headers=ann)
+                assert refused.status_code == 403, refused.text
+                assert "tandem key add NAME --operator" in refused.text
+                assert [(each.state, each.pinned) for each in fleet.models()] == before
+                assert (await http.post(path, json=body, headers=chief)).status_code == status
+                await wait_for(lambda: all(v.state in ("loaded", "unloaded") and not v.progress
+                                           for v in fleet.models()))  # fmt: skip
+
+    async def test_it_is_refused_as_each_dialect_does(
+        self, keys: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        policy, ann, _ = keys
+        async with asked(monkeypatch, 2, policy) as (http, _, _):
+            body = {"model": "b"}
+            ours = (await http.post("/models/load", json=body, headers=ann)).json()["error"]
+            assert (ours["type"], ours["code"]) == ("invalid_request_error", "operator_only")
+            headers = {**ann, "anthropic-version": "2023-06-01"}
+            theirs = (await http.post("/models/load", json=body, headers=headers)).json()
+            assert theirs["error"]["type"] == "permission_error"
+            last = await http.post("/api/generate", json={**body, "keep_alive": 0}, headers=ann)
+            assert list(last.json()) == ["error"] and "an operator's" in last.json()["error"]
+
+    async def test_who_may_ask_has_a_model_loaded_and_not_for_longer(
+        self, keys: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        policy, ann, chief = keys
+        async with asked(monkeypatch, 2, policy, keep_alive=300.0) as (http, fleet, _):
+            empty = {"model": "b", "keep_alive": -1}
+            said = {**PATHS["/api/chat"], **empty, "stream": False}
+            for path, body in (("/api/generate", empty), ("/api/chat", said)):
+                answer = await http.post(path, json=body, headers=ann)
+                assert (answer.status_code, one(fleet, "b").state) == (200, "loaded")
+                assert one(fleet, "b").keep_alive_seconds == 300.0
+            await http.post("/api/chat", json=said, headers=chief)
+            assert one(fleet, "b").keep_alive_seconds is None
+            for path in ("/models", "/models/placement?model=b", "/cluster?model=b", "/history"):
+                assert (await http.get(path, headers=ann)).status_code == 200
