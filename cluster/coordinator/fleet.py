@@ -98,7 +98,9 @@ class Fleet:
             self._models[offer.model.id] = served
         self.default = next(iter(self._models.values()))
         if unknown := [name for name in pinned if name not in self._models]:
-            raise BadConfiguration(f"--pin {unknown[0]}: give the name of a --model")
+            raise BadConfiguration(
+                f"--pin {unknown[0]}: give the name of a model of --model or --models-dir"
+            )
         self._decisions = Decisions(
             (
                 Known(name, None if served is self.default else keep_alive, name in pinned)
