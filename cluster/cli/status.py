@@ -49,6 +49,7 @@ def status(
     """Show nodes, ranks, memory, live requests and speed of a running server.
 
     Without --model and --replica it is the first model's first group, with the requests of all.
+
     Exit code 0: it is there and healthy. 1: it is not.
 
     **Examples**
