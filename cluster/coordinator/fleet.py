@@ -34,7 +34,6 @@ from cluster.core.errors import (
     ModelDoesNotFit,
     NotReady,
     SetupError,
-    TandemError,
 )
 from cluster.core.facts import Survey
 from cluster.core.ids import RequestId
@@ -110,7 +109,7 @@ class Fleet:
         )
         for served in self:
             if served is not self.default:
-                _rest(served)
+                served.rest()
         self._shares: Shares | None = None
         """None until the machines are gathered."""
         self._sites: dict[str, list[Site]] = {}
@@ -218,8 +217,7 @@ class Fleet:
 
     def waiting_for(self, what: str) -> None:
         """Before machines are there: what is being waited for, in a few words."""
-        for group in self.default.groups:
-            group.waiting_for(what)
+        self.default.waiting_for(what)
 
     def close(self) -> None:
         """Take no more requests, and end every live one."""
@@ -257,7 +255,7 @@ class Fleet:
         for served in self:
             known = self._decisions[served.id]
             if served.use() and not known.here:
-                _waiting_for(served, f"loading {served.id}: waiting for room")
+                served.waiting_for(f"loading {served.id}: waiting for room")
             for group in served.groups:
                 if group.resting:
                     group.look()
@@ -278,12 +276,12 @@ class Fleet:
                 for group in served.groups:
                     group.live.release()
             case Refuse(_, error):
-                _fail(served, ModelDoesNotFit(f"{order.id} can't be placed: {error}"))
+                served.fail(ModelDoesNotFit(f"{order.id} can't be placed: {error}"))
 
     # Loading
 
     def _start(self, served: Served, tasks: asyncio.TaskGroup, progress: Progress) -> None:
-        _waiting_for(served, f"loading {served.id}")
+        served.waiting_for(f"loading {served.id}")
         self._tasks[served.id] = tasks.create_task(
             self._serve(served, progress), name=f"serve {served.id}"
         )
@@ -336,16 +334,16 @@ class Fleet:
             raise error
         log.warning("a model could not be loaded", model=served.id, reason=str(error))
         self._decisions.unloaded(served.id, self.clock.now(), str(error))
-        _rest(served)
+        served.rest()
         told = f"{served.id} could not be loaded: {error}"
-        _fail(served, NotReady(told, retry_after=RETRY_SECONDS))
+        served.fail(NotReady(told, retry_after=RETRY_SECONDS))
         self._changed.set()
 
     async def _stop(self, served: Served) -> None:
         task = self._tasks.pop(served.id)
         task.cancel()
         await asyncio.wait([task])
-        _rest(served)
+        served.rest()
         known = self._decisions[served.id]
         if known.state is State.UNLOADING:
             self._decisions.unloaded(served.id, self.clock.now())
@@ -382,21 +380,6 @@ class Fleet:
         if self._shares is None:
             raise NotReady(f"not ready: {self.default.health().reason}", retry_after=2)
         return self._shares
-
-
-def _rest(served: Served) -> None:
-    for group in served.groups:
-        group.rest()
-
-
-def _fail(served: Served, error: TandemError) -> None:
-    for group in served.groups:
-        group.live.fail(error)
-
-
-def _waiting_for(served: Served, what: str) -> None:
-    for group in served.groups:
-        group.waiting_for(what)
 
 
 def _nobody(_: object) -> None:

@@ -132,15 +132,16 @@ def _together(each: Iterable[Counters]) -> Counters:
 
 
 def metrics_text(models: Sequence[Served]) -> bytes:
-    """What each group counts; where there are several groups, with the labels that tell them
-    apart: `model`, and `replica` where a model has several."""
+    """What each group counts, but for those that have nothing to tell yet; where there are several
+    groups, with the labels that tell them apart, `model` and `replica`."""
+    every = numbered(models)
+    if len(every) == 1:
+        return every[0][1].metrics()
     groups = [
-        ({"model": model.id, "replica": str(number)}, group)
-        for model in models
-        for number, group in enumerate(model.groups)
+        ({"model": group.model.id, "replica": str(number)}, group)
+        for number, group in every
+        if not group.resting or group.live.journal or not group.tally.empty
     ]
-    if len(groups) == 1:
-        return groups[0][1].metrics()
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Labelled(groups))
     return generate_latest(registry)

@@ -144,6 +144,21 @@ class Served:
             min((use.since for use in uses), default=0.0),
         )
 
+    def waiting_for(self, what: str) -> None:
+        """What its requests wait for, in a few words."""
+        for group in self.groups:
+            group.waiting_for(what)
+
+    def fail(self, error: TandemError) -> None:
+        """End all requests with an error."""
+        for group in self.groups:
+            group.live.fail(error)
+
+    def rest(self) -> None:
+        """It is not loaded, as somebody wished."""
+        for group in self.groups:
+            group.rest()
+
     def move(self) -> None:
         """What a group was computing whose engines are gone goes on in another, if there is one.
         A request that may be what has ended them stays, to be computed alone."""

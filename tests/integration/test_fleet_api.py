@@ -205,10 +205,15 @@ async def test_counts_of_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [each["model"] for each in view["requests"]] == ["b"]
         assert view["counters"]["journal"] == 1
         metrics = (await http.get("/metrics")).text
+        assert 'model="huge"' not in metrics  # nobody has asked for it
         assert 'tandem_live_requests{model="b",phase="queued",replica="0"} 1.0' in metrics
         assert metrics.count("# TYPE tandem_live_requests gauge") == 1
         engines.gate.set()
         assert (await request).status_code == 200
+        await http.post("/models/unload", json={"model": "b"})
+        await wait_for(lambda: one(fleet, "b").state == "unloaded")
+        kept = (await http.get("/metrics")).text
+        assert 'tandem_generated_tokens_total{model="b",replica="0"} 8.0' in kept
 
 
 async def test_each_group_is_seen_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
