@@ -49,7 +49,7 @@ await withBrowser(executable, async (browser) => {
     assert.deepEqual(groups.map(({ model }) => model).sort(), models.map(({ id }) => id).sort());
     const { page, seen, close } = await browser.open({ width: 360, height: 800 });
     await page.goto(url);
-    const choice = page.getByLabel("Group", { exact: true });
+    const choice = page.getByRole("combobox", { name: "Group" });
     const own = groups[0].model;
     await page.getByRole("heading", { level: 1, name: own }).waitFor();
     await choice.focus();
