@@ -15,7 +15,7 @@ from cluster.core.view import ClusterView, ModelView, RequestView
 BAR = 16
 """Characters of a progress bar."""
 WIDE = 110
-"""Columns from which on a table says where each engine listens."""
+"""Columns from which on a table tells of each engine's process."""
 
 
 def picture(view: ClusterView, models: Sequence[ModelView], columns: int) -> RenderableType:
@@ -105,8 +105,8 @@ def _nodes(nodes: tuple[NodeDescription, ...]) -> Table:
 
 def _ranks(view: ClusterView, *, wide: bool) -> Table:
     hostnames = {node.node_id: node.hostname for node in view.nodes}
-    columns = ["weights", "MLX", "peak", "planned", "process", "last step"]
-    where = ["endpoint", "pid"] if wide else []
+    where, process = (["endpoint", "pid"], ["process"]) if wide else ([], [])
+    columns = ["weights", "MLX", "peak", "planned", *process, "last step"]
     table = _table("Ranks", ["rank", "node", *where], columns)
     for rank in view.ranks:
         table.add_row(
@@ -117,7 +117,7 @@ def _ranks(view: ClusterView, *, wide: bool) -> Table:
             size(rank.memory_bytes),
             size(rank.peak_bytes),
             size(view.model.rank_bytes),
-            size(rank.rss_bytes),
+            *([size(rank.rss_bytes)] if wide else []),
             str(rank.last_seq),
         )
     return table
