@@ -74,6 +74,12 @@ class Tally:
         self.steps: dict[tuple[int, str], Histogram] = {}
         """By rank and kind: what the chunks or the iterations of one step took together."""
 
+    @property
+    def empty(self) -> bool:
+        """Nothing was asked of it yet, and nothing computed."""
+        counted = (self.finished, self.refusals, self.epochs_ended)
+        return not self.steps and not any(any(each.values()) for each in counted)
+
     def refused(self, error: Exception) -> None:
         """A request was not taken."""
         _add(self.refusals, error)

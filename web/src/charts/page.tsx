@@ -18,12 +18,13 @@ const SPANS = [
 /** Ranks that have a line each; of more, the slowest and the median are drawn. */
 const NAMED = 8;
 
-export function ChartsPage() {
+/** `query` names the group. */
+export function ChartsPage({ query }: { query: string }) {
   const [chosen, setChosen] = useState<number | null>(null);
   const { data, error } = usePoll<History>(async (signal, before) => {
     const after = before?.number.at(-1) ?? 0;
-    return merged(before, await getJson<History>(`/history?after=${after}`, signal));
-  }, 5000);
+    return merged(before, await getJson<History>(`/history?after=${after}${query}`, signal));
+  }, 5000, query);
   if (!data) return <Empty>{error || "Waiting for the server."}</Empty>;
   const covered = data.at.length ? data.now - data.at[0]! : 0;
   const span = chosen ?? SPANS.find(([seconds]) => covered <= seconds)?.[0] ?? 3600;
