@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from cluster.coordinator.adopt import clear, left_behind, whole
+from cluster.coordinator.adopt import clear, left_behind, take_over
 from cluster.coordinator.coordinator import Coordinator
 from cluster.coordinator.drive import WATCH_SECONDS, drive, first_leaf
 from cluster.coordinator.epoch import (
@@ -236,31 +236,11 @@ class Runner:
         """A whole group of this model that an earlier coordinator has left on these machines, if
         there is one, which nobody else takes from here on. What else was left is ended, but for
         what another group of the model may still go on with."""
-        share, recipe = self._share, self._recipe
-        async with share.all.looking:
+        recipe = self._recipe
+        async with self._share.all.looking:
             found = await left_behind(members, recipe.incarnation)
-            left = [place for place in found if place.spec.secret not in share.all.secrets]
-            first, share.looked = not share.looked, True
-            world = sum(member.ranks for member in members)
-            sized = [
-                place
-                for place in left
-                if (place.spec.plan.world, place.spec.plan.layers) == (world, layers)
-            ]
-            group = whole(sized, recipe) if first else []
-            if {place.member for place in group} != set(members):
-                group = []
-            if group:
-                share.secret = group[0].spec.secret
-            coming = any(not sibling.looked for sibling in share.siblings)
-            await clear(
-                (
-                    place
-                    for place in left
-                    if place not in group and not (coming and recipe.same(place.spec))
-                ),
-                recipe.incarnation,
-            )
+            group, rest = take_over(found, members, layers, recipe, self._share)
+            await clear(rest, recipe.incarnation)
         return group
 
     @property
