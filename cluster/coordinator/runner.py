@@ -138,7 +138,7 @@ class Runner:
                 assert isinstance(failure, SetupError)
                 if members and self._paths.rdma(members, self._paths.ring(members)):
                     self._paths.rdma_failed = True
-                epochs.failed(failure)
+                epochs.failed(failure, others=self._share.others_ran)
                 self._ended(failure)
             self._coordinator.settled = True
             self._changed()

@@ -65,6 +65,8 @@ class Share:
         self.kind = "single"
         self.secret = ""
         """Of the epoch that runs or is being formed."""
+        self.ran = False
+        """An epoch has begun, since the model was loaded."""
         self.looked = False
         """It has looked for engines that an earlier coordinator has left."""
         self._roster = shares.members.roster
@@ -73,6 +75,11 @@ class Share:
     def siblings(self) -> list[Share]:
         """The other groups of the model."""
         return [each for each in self.all if each.model == self.model and each is not self]
+
+    @property
+    def others_ran(self) -> bool:
+        """Another group of the model runs, or has run."""
+        return any(sibling.ran for sibling in self.siblings)
 
     def take(self, members: Iterable[Member], kind: str, rank_bytes: int) -> None:
         """An epoch is to run on these, instead of those before; `kind` says how its ranks split
@@ -83,7 +90,7 @@ class Share:
 
     def let_go(self) -> None:
         """It takes nothing any more; others that wait for room are told."""
-        self.ranks, self.rank_bytes, self.secret = {}, 0, ""
+        self.ranks, self.rank_bytes, self.secret, self.ran = {}, 0, "", False
         self.all.members.changed.set()
 
     def usable(self, now: float) -> list[Node]:
@@ -91,7 +98,11 @@ class Share:
         nodes = self._roster.usable(now)
         if self.replicas == 1:
             return nodes
-        return deal(nodes, [each.ranks for each in self.siblings], self.replicas)
+        taken = [each.ranks for each in self.siblings]
+        # What failed on a machine leaves it out only where another is left for this group.
+        return deal(nodes, taken, self.replicas) or deal(
+            self._roster.present(now), taken, self.replicas
+        )
 
     def gone(self, node_ids: Collection[str], now: float) -> list[str]:
         """See Places."""
@@ -103,6 +114,7 @@ class Share:
 
     def worked(self, node_ids: Collection[str]) -> None:
         """See Places."""
+        self.ran = True
         self._roster.worked(node_ids)
 
     def left_of(self, members: Sequence[Member], gone: Collection[str] = ()) -> list[Member]:
