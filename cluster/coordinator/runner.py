@@ -119,7 +119,7 @@ class Runner:
         epochs = self._epochs
         while True:
             members: list[Member] = []
-            self._members.changed.clear()
+            seen = self._members.changes.count
             try:
                 usable = self._share.usable(self._coordinator.clock.now())
                 await self._paths.probe(await self._members.answering(usable))
@@ -142,7 +142,7 @@ class Runner:
                 self._ended(failure)
             self._coordinator.settled = True
             self._changed()
-            await self._pause(epochs.pause)
+            await self._pause(epochs.pause, seen)
 
     # For the machines' view
 
@@ -289,11 +289,12 @@ class Runner:
             if self._coordinator.scheduler is None:
                 self._coordinator.look()
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait so long, unless a machine has come or gone since the attempt began, or does."""
+    async def _pause(self, seconds: float, seen: int) -> None:
+        """Wait so long, unless a machine has come or gone since the attempt began, or does; `seen`
+        were the changes then."""
         try:
             async with asyncio.timeout(seconds):
-                await self._members.changed.wait()
+                await self._members.changes.beyond(seen)
         except TimeoutError:
             pass
 

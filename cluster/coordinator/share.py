@@ -91,7 +91,7 @@ class Share:
     def let_go(self) -> None:
         """It takes nothing any more; others that wait for room are told."""
         self.ranks, self.rank_bytes, self.secret, self.ran = {}, 0, "", False
-        self.all.members.changed.set()
+        self.all.members.changes.note()
 
     def usable(self, now: float) -> list[Node]:
         """See Places: what the other groups of the model leave."""

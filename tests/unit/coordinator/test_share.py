@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+from cluster.coordinator.changes import Changes
 from cluster.coordinator.share import Share, Shares
 from cluster.membership.roster import FIRST_BAR, Roster
 
@@ -14,7 +14,7 @@ def two(*names: str) -> tuple[Roster, Share, Share]:
     roster = Roster()
     for name in names:
         roster.arrive(name, 1, 0.0)
-    members: Any = SimpleNamespace(roster=roster, changed=asyncio.Event())
+    members: Any = SimpleNamespace(roster=roster, changes=Changes())
     shares = Shares(members)
     return roster, shares.new("m", 0, 2), shares.new("m", 1, 2)
 
