@@ -108,7 +108,8 @@ class Served:
 
     def submit(self, order: Order, *, prefix: str = "chatcmpl") -> Generation:
         """Take a request; a model that is not loaded is loaded for it. Raises what Coordinator
-        does, and ModelDoesNotFit; QueueFull only when no group that runs has room."""
+        does, and ModelDoesNotFit; QueueFull when no group has room, or all
+        together have as many as they may."""
         try:
             self._check(self.id)
             self._check_room()
