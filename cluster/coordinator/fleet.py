@@ -42,7 +42,6 @@ from cluster.core.view import (
     Sample,
 )
 from cluster.membership.choice import choose
-from cluster.membership.deal import deal
 from cluster.membership.fleet import (
     RETRY_SECONDS,
     Hold,
@@ -375,7 +374,8 @@ class Fleet:
         """What each group of a model would serve once other models are gone; raises the
         SetupError of one that can't, which with `explain` says all that people want to know."""
         shares = self._ready()
-        usable = shares.members.roster.usable(self.clock.now())
+        now = self.clock.now()
+        usable = shares.members.roster.usable(now)
         taken: list[dict[str, int]] = [{} for _ in served.groups]
         fittings = []
         for place, (share, forms) in enumerate(self._held[served.id]):
@@ -384,7 +384,7 @@ class Fleet:
                 return forms.fit(share.left_of(shares.members.of(nodes), gone))
 
             others = taken[:place] + taken[place + 1 :]
-            part = deal(usable, others, len(taken)) if others else usable
+            part = shares.deal(others, now) if others else usable
             try:
                 nodes, fitting = choose(part, fit, lambda fitting: fitting.merit)
             except SetupError as error:

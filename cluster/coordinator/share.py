@@ -32,6 +32,13 @@ class Shares:
         self._shares.append(share)
         return share
 
+    def deal(self, taken: Sequence[Mapping[str, int]], now: float) -> list[Node]:
+        """What the next epoch of a group may use beside the other groups of its model, which have
+        `taken` so much: see deal.py. What failed on a machine leaves it out only where another is
+        left for this group."""
+        roster, groups = self.members.roster, len(taken) + 1
+        return deal(roster.usable(now), taken, groups) or deal(roster.present(now), taken, groups)
+
     @property
     def secrets(self) -> set[str]:
         """Of all epochs that are being formed, or run: their engines are not left behind."""
@@ -95,14 +102,9 @@ class Share:
 
     def usable(self, now: float) -> list[Node]:
         """See Places: what the other groups of the model leave."""
-        nodes = self._roster.usable(now)
         if self.replicas == 1:
-            return nodes
-        taken = [each.ranks for each in self.siblings]
-        # What failed on a machine leaves it out only where another is left for this group.
-        return deal(nodes, taken, self.replicas) or deal(
-            self._roster.present(now), taken, self.replicas
-        )
+            return self._roster.usable(now)
+        return self.all.deal([each.ranks for each in self.siblings], now)
 
     def gone(self, node_ids: Collection[str], now: float) -> list[str]:
         """See Places."""
