@@ -8,7 +8,7 @@ from rich.text import Text
 
 from cluster.core.cluster import NodeDescription
 from cluster.core.request import Phase, Progress
-from cluster.core.view import ClusterView, RequestView
+from cluster.core.view import ClusterView, RankView, RequestView
 
 BAR = 16
 """Characters of a progress bar."""
@@ -96,7 +96,7 @@ def _nodes(nodes: tuple[NodeDescription, ...]) -> Table:
 
 def _ranks(view: ClusterView) -> Table:
     hostnames = {node.node_id: node.hostname for node in view.nodes}
-    columns = ["pid", "weights", "MLX", "peak", "planned", "process", "last step"]
+    columns = ["pid", "weights", "MLX", "peak", "planned", "process", "last step", "reads"]
     table = _table("Ranks", ["rank", "node", "endpoint"], columns)
     for rank in view.ranks:
         table.add_row(
@@ -110,8 +110,17 @@ def _ranks(view: ClusterView) -> Table:
             size(view.model.rank_bytes),
             size(rank.rss_bytes),
             str(rank.last_seq),
+            _reads(rank),
         )
     return table
+
+
+def _reads(rank: RankView) -> Text:
+    """How fast it reads its own weights."""
+    if rank.read_bytes_per_second is None:
+        return Text("-")
+    speed = f"{rank.read_bytes_per_second / 1e9:.3g} GB/s"
+    return Text(f"{speed}, slow", style="yellow") if rank.slow else Text(speed)
 
 
 def _requests(requests: tuple[RequestView, ...]) -> Table:
