@@ -73,7 +73,7 @@ function Page({ place, cluster }: { place: Place; cluster: Polled<Cluster> }) {
     case "requests":
       return <RequestsPage />;
     case "charts":
-      return <ChartsPage />;
+      return <ChartsPage view={cluster.data} />;
     case "models":
       return <ModelsPage view={cluster.data} />;
     case "chat":

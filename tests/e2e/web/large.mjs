@@ -78,7 +78,8 @@ await withBrowser(executable, async (browser) => {
     const { page, close } = await browser.open();
     await page.goto(`${url}/#/charts`);
     await page.getByText("rank 17 takes 1.6 times the median").waitFor();
-    assert.equal(await page.locator("figure.chart").count(), 7);
+    await page.getByText("rank 17 on studio-17.local is 1.6 times slower than the fastest").waitFor();
+    assert.equal(await page.locator("figure.chart").count(), 8);
     assert.equal(await page.locator("figure.chart").last().locator("path").count(), 2);
     const told = await smooth(browser, page, () => wait(page, 5500));
     await close();
