@@ -36,6 +36,8 @@ await withBrowser(executable, async (browser) => {
     await page.locator(".card").nth(63).waitFor({ state: "attached" });
     await page.locator(".ring .edge").nth(63).waitFor({ state: "attached" });
     assert.equal(await page.locator(".card").count(), 64);
+    const ranks = page.getByRole("group", { name: "Ranks of this epoch" }).getByRole("row");
+    assert.match(await ranks.filter({ hasText: "slow" }).textContent(), /studio-17.*438 GB\/s/);
     const told = await smooth(browser, page, async () => {
       await wait(page, 1500);
       await page.mouse.move(700, 500);
