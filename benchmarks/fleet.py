@@ -1,17 +1,18 @@
 """Several models with room for one, and several groups of one model.
 
     .venv/bin/python -m benchmarks.fleet alternate [--seconds 300] [--clients 20]
-    .venv/bin/python -m benchmarks.fleet replicas [--seconds 30] [--clients 12]
+    .venv/bin/python -m benchmarks.fleet replicas [--seconds 40] [--clients 8] [--rounds 3]
 
 `alternate`: clients that ask for two models in turn, on a server that has room for one; what
 failed, how many engines ran at once, and how the memory of all its processes went. `replicas`:
-independent prompts on one group of one rank that computes on one core, then on two such groups.
-Each prints a Markdown table.
+independent prompts on one group of one rank and on two such groups, by turns; each engine has one
+core to itself, as far as the server and the clients leave it. Each prints a Markdown table.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import statistics
 import tempfile
@@ -25,11 +26,14 @@ from pathlib import Path
 import httpx
 import psutil
 
+from benchmarks.pinning import ALL_CORES, pin
 from cluster.node.hardware import read_hardware
 from tests.e2e.cluster_process import Server, serving, wait_until
 from tests.e2e.random_models import make
 
-PROMPT_WORDS = 60
+PROMPT_WORDS = 30
+"""Some 200 tokens."""
+ANSWER_TOKENS = 8
 ONE_CORE = "import psutil\npsutil.cpu_count = lambda logical=True: 1\n"
 """As sitecustomize.py: a machine of one core, as far as engines' threads go."""
 
@@ -65,11 +69,11 @@ def watch(server: Server, seen: Seen, over: threading.Event) -> None:
         seen.memory.append((time.monotonic() - begun, size))
 
 
-def ask(url: str, body: dict[str, object], seen: Seen) -> int:
+def ask(http: httpx.Client, body: dict[str, object], seen: Seen) -> int:
     """Tokens that were computed for it, of prompt and answer; a failure is noted."""
     begun = time.monotonic()
     try:
-        answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=300)
+        answer = http.post("/v1/chat/completions", json=body)
         answer.raise_for_status()
     except httpx.HTTPError as error:
         seen.failures.append(f"{type(error).__name__}: {error}")
@@ -96,11 +100,13 @@ def alternate(seconds: float, clients: int, folder: Path) -> None:
 
         def client(number: int) -> None:
             turn = number
-            while time.monotonic() < end:
-                said = [{"role": "user", "content": f"Client {number} asks for the {turn}th time"}]
-                model = models[turn % 2]
-                ask(server.url, {"model": model, "messages": said, "max_tokens": 24}, seen)
-                turn += 1
+            with httpx.Client(base_url=server.url, timeout=300) as http:
+                while time.monotonic() < end:
+                    said = f"Client {number} asks for the {turn}th time"
+                    messages = [{"role": "user", "content": said}]
+                    body = {"model": models[turn % 2], "messages": messages, "max_tokens": 24}
+                    ask(http, body, seen)
+                    turn += 1
 
         watching = threading.Thread(target=watch, args=(server, seen, over))
         watching.start()
@@ -124,49 +130,102 @@ def alternate(seconds: float, clients: int, folder: Path) -> None:
         print(failure)
 
 
-def rate(server: Server, seconds: float, clients: int, seen: Seen) -> float:
-    """Tokens computed a second, of prompts that share nothing and short answers to them."""
-    url, tokens = server.url, [0] * clients
-    words = random.Random(0)  # goes on from round to round: no prompt comes twice
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What was computed in a while in which all clients always had a request."""
 
-    def client(number: int, seconds: float = seconds) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            said = " ".join(str(words.randrange(10**6)) for _ in range(PROMPT_WORDS))
-            body: dict[str, object] = {
-                "messages": [{"role": "user", "content": said}],
-                "max_tokens": 16,
-                "ignore_eos": True,
-            }
-            tokens[number] += ask(url, body, seen)
-
-    together(clients, lambda number: client(number, seconds / 4))  # warm
-    tokens[:] = [0] * clients
-    begun = time.monotonic()
-    together(clients, client)
-    return sum(tokens) / (time.monotonic() - begun)
+    tokens: float
+    """A second, of prompts and answers."""
+    engines: float
+    """Cores that the engines were busy on."""
+    others: float
+    """The same of the rest of the server and the clients."""
 
 
-def replicas(seconds: float, clients: int, folder: Path) -> None:
-    """One group and two, one core each."""
+def busy(server: Server) -> tuple[float, float]:
+    """CPU seconds so far: of its engines, and of its other processes and this one."""
+    engines = {process.pid for process in server.engines()}
+    own = os.times()
+    seconds = [0.0, own.user + own.system]
+    for process in server.family():
+        times = process.cpu_times()
+        seconds[process.pid not in engines] += times.user + times.system
+    return seconds[0], seconds[1]
+
+
+def rate(server: Server, seconds: float, clients: int, words: random.Random, seen: Seen) -> Rate:
+    """Prompts that share nothing, with short answers. The clients begin before what is counted
+    and end after it: else those that are done first would leave an engine idle."""
+    tokens, over = [0] * clients, threading.Event()
+
+    def client(number: int) -> None:
+        with httpx.Client(base_url=server.url, timeout=300) as http:
+            while not over.is_set():
+                said = " ".join(str(words.randrange(10**6)) for _ in range(PROMPT_WORDS))
+                body: dict[str, object] = {
+                    "messages": [{"role": "user", "content": said}],
+                    "max_tokens": ANSWER_TOKENS,
+                    "ignore_eos": True,
+                }
+                tokens[number] += ask(http, body, seen)
+
+    with ThreadPoolExecutor(clients) as pool:
+        asking = [pool.submit(client, number) for number in range(clients)]
+        time.sleep(seconds / 4)
+        begun, before, (engines, others) = time.monotonic(), sum(tokens), busy(server)
+        time.sleep(seconds)
+        took, after, (engines_then, others_then) = (
+            time.monotonic() - begun, sum(tokens), busy(server),
+        )  # fmt: skip
+        over.set()
+        for each in asking:
+            each.result()
+    return Rate(
+        (after - before) / took, (engines_then - engines) / took, (others_then - others) / took
+    )
+
+
+def give_cores(server: Server) -> None:
+    """Each engine one of its own."""
+    for core, engine in zip(ALL_CORES, server.engines(), strict=False):
+        pin(engine.pid, frozenset({core}))
+
+
+def replicas(seconds: float, clients: int, rounds: int, folder: Path) -> None:
+    """One group and two, one core each, by turns."""
     model = str(make("llama_30m", folder / "llama_30m"))
     (folder / "one").mkdir(exist_ok=True)
     (folder / "one" / "sitecustomize.py").write_text(ONE_CORE)
-    path = f"{folder / 'one'}:{Path.cwd()}"
-    seen = Seen()
-    with serving("--model", model, env={"PYTHONPATH": path}) as server:
-        one = rate(server, seconds, clients, seen)
-    with serving("--model", model, "--local-ranks", "2", "--replicas", "2") as server:
+    env = {"PYTHONPATH": f"{folder / 'one'}:{Path.cwd()}"}
+    two_groups = ("--local-ranks", "2", "--replicas", "2")
+    words, seen = random.Random(0), Seen()  # no prompt comes twice
+    with serving("--model", model, env=env) as one, serving("--model", model, *two_groups) as two:
 
         def both() -> bool:
-            (view,) = server.http.get("/models").json()["models"]
+            (view,) = two.http.get("/models").json()["models"]
             return all(each["epoch"] for each in view["replicas"])
 
         wait_until(both, 60, "both groups serve")
-        two = rate(server, seconds, clients, seen)
-    print("| clients | one group, tok/s | two groups, tok/s | ratio | failed |")
+        found: list[tuple[Rate, Rate]] = []
+        for _ in range(rounds):
+            for server in (one, two):
+                give_cores(server)
+            found.append(
+                (
+                    rate(one, seconds, clients, words, seen),
+                    rate(two, seconds, clients, words, seen),
+                )
+            )
+    print(
+        "| clients | one group, tok/s (cores of engines, of others) | two groups | ratio | failed |"
+    )
     print("|---|---|---|---|---|")
-    print(f"| {clients} | {one:.1f} | {two:.1f} | {two / one:.2f} | {len(seen.failures)} |")
+    for first, second in found:
+        told = (f"{r.tokens:.0f} ({r.engines:.2f}, {r.others:.2f})" for r in (first, second))
+        ratio = f"{second.tokens / first.tokens:.2f}"
+        print(f"| {clients} | {' | '.join(told)} | {ratio} | {len(seen.failures)} |")
+    median = statistics.median(second.tokens / first.tokens for first, second in found)
+    print(f"\nratio in the median of {rounds} rounds: {median:.2f}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -174,12 +233,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("what", choices=("alternate", "replicas"))
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--clients", type=int)
+    parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         if given.what == "alternate":
             alternate(given.seconds or 300.0, given.clients or 20, Path(folder))
         else:
-            replicas(given.seconds or 30.0, given.clients or 12, Path(folder))
+            replicas(given.seconds or 40.0, given.clients or 8, given.rounds, Path(folder))
 
 
 if __name__ == "__main__":

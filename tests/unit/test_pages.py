@@ -1,4 +1,5 @@
-"""No link of a page leads nowhere: files and headings are there, addresses are well-formed."""
+"""No link of a page leads nowhere: files and headings are there, addresses are well-formed. And no
+row of a table has another number of cells than its head."""
 
 from __future__ import annotations
 
@@ -89,3 +90,24 @@ def test_a_dead_link_is_found(target: str, what: str) -> None:
 def test_links_in_code_are_none() -> None:
     text = "a [b](c.md) `[d](e.md)`\n```\n[f](g.md)\n```\n![h](i.svg) <https://j.org>\n"
     assert links(text) == ["c.md", "i.svg", "https://j.org"]
+
+
+def ragged(text: str) -> list[str]:
+    """Rows of tables that have more or fewer cells than the row before."""
+    found, cells = [], 0
+    for line in prose(text).splitlines():
+        here = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
+        if here and cells and here != cells:
+            found.append(line)
+        cells = here
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_row_has_all_cells(page: Path) -> None:
+    assert ragged(page.read_text()) == []
+
+
+def test_a_row_that_lacks_a_cell_is_found() -> None:
+    assert ragged("| a | b |\n|---|---|\n| c d |\n\n| e |\n") == ["| c d |"]
+    assert ragged("| a | b |\n|---|---|\n| c `|` | d \\| e |\n\n| e |\n") == []
