@@ -26,8 +26,8 @@ from mlx.nn.layers.quantized import QuantizedLinear
 from cluster.core.ids import Seq
 
 EVERY = 256
-"""Steps from one measurement to the next. Each is at least one decode iteration or chunk, which
-reads all that is read here, so that this takes less than 1 % of the time."""
+"""Steps from one measurement to the next. Nearly each has a decode iteration or a chunk, which
+reads all that is read here, so that this and the wait before it take less than 1 % of the time."""
 READ = 512 << 20
 """Bytes that are read, if there are as many. A fast GPU takes a millisecond for them; with fewer,
 it would count that it has to be given work and to say that it is done."""
