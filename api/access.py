@@ -19,11 +19,17 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.caller import ANYONE, NOBODY, Caller, set_caller
+from api.caller import ANYONE, NOBODY, Caller, caller_of, set_caller
 from api.errors import error_answer, shape_at
 from api.keys import Key, KeyRing
 from api.request_id import request_id
-from cluster.core.errors import AccessDenied, BadConfiguration, HostRefused, RequestError
+from cluster.core.errors import (
+    AccessDenied,
+    BadConfiguration,
+    HostRefused,
+    OperatorOnly,
+    RequestError,
+)
 from cluster.wire.security import is_loopback
 
 OPEN_PATHS = frozenset({"/health", "/"})
@@ -114,6 +120,15 @@ def require_own_machine(request: Request, otherwise: str) -> None:
     keys are for those who ask models something."""
     if request.client is None or not is_loopback(request.client.host):
         raise AccessDenied(otherwise)
+
+
+def require_operator(scope: Scope, what: str) -> None:
+    """Raise OperatorOnly unless the caller may do `what` to others; who needs no key may."""
+    if not caller_of(scope).operator:
+        raise OperatorOnly(
+            f"{what} takes an operator's API key, and this one is none: `tandem key add NAME "
+            "--operator` makes one on the server's machine"
+        )
 
 
 def host_name(host: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from api.serving import Coordinator, Generation
 from cluster.core.config import Limits
-from cluster.core.errors import ModelNotFound, Unsupported
+from cluster.core.errors import ModelNotFound, NotFound, Unsupported
 from cluster.core.facts import Survey
 from cluster.core.ids import RequestId
 from cluster.core.request import Order
@@ -124,17 +124,28 @@ class Alone:
         """See Coordinator."""
         return self._coordinator.health()
 
-    def view(self) -> ClusterView:
-        """See Coordinator."""
+    def view(self, model: str | None = None, replica: int | None = None) -> ClusterView:
+        """See Fleet."""
+        self._check(model, replica or 0)
         return self._coordinator.view()
 
     def requests(self) -> Sequence[RequestView]:
         """See Coordinator."""
         return self._coordinator.requests()
 
-    def samples(self, after: int) -> tuple[float, Sequence[Sample]]:
-        """See Coordinator."""
+    def samples(
+        self, after: int, model: str | None = None, replica: int = 0
+    ) -> tuple[float, Sequence[Sample]]:
+        """See Fleet."""
+        self._check(model, replica)
         return self._coordinator.samples(after)
+
+    def _check(self, model: str | None, replica: int) -> None:
+        name = self.find(model).model.id
+        if replica:
+            raise NotFound(
+                f"{name} has one group, replica 0, and no replica {replica}", param="replica"
+            )
 
     async def facts(self) -> Survey:
         """See Coordinator."""

@@ -25,7 +25,8 @@ class Caller:
     per_minute: int | None = None
     """As in Key."""
     operator: bool = False
-    """Sees and may cancel the requests of all, not only its own."""
+    """May do what concerns others: see and cancel the requests of all, load and unload models,
+    drain machines."""
 
 
 ANYONE = Caller(operator=True)

@@ -194,8 +194,8 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation("GET", "/health", "Server", "Whether it makes progress", answers.HealthAnswer),
     Operation(
-        "GET", "/cluster", "Server", "Everything at this moment", answers.Cluster,
-        query=("without",),
+        "GET", "/cluster", "Server", "Everything at this moment, of one group", answers.Cluster,
+        errors=(*_FOUND, 400), query=("model", "replica", "without"),
     ),
     Operation(
         "GET", "/requests", "Server", "What is under way, page by page", answers.LiveRequests,
@@ -203,11 +203,12 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "GET", "/history", "Server", "The last hour, one sample every few seconds",
-        answers.History, errors=(*ANYWHERE, 400), query=("after",),
+        answers.History, errors=(*_FOUND, 400), query=("model", "replica", "after"),
     ),
     Operation(
         "POST", "/cluster/drain", "Server", "Move work off a machine, so that it can be unplugged",
-        answers.Member, DrainRequest, errors=(400, 401, 404, 413), example={"node": "studio-2"},
+        answers.Member, DrainRequest, errors=(400, 401, 403, 404, 413),
+        example={"node": "studio-2"},
     ),
     Operation(
         "GET", "/models", "Server", "All models: which are loaded, where, and for how long",

@@ -47,6 +47,7 @@ FAULTS: dict[type[errors.TandemError], Fault] = {
     errors.ModelDoesNotFit: Fault(400, _INVALID, "model_does_not_fit"),
     errors.OffsetLost: Fault(400, _INVALID, "offset_lost"),
     errors.AccessDenied: Fault(401, _INVALID, "invalid_api_key"),
+    errors.OperatorOnly: Fault(403, _INVALID, "operator_only"),
     errors.HostRefused: Fault(403, _INVALID, "host_not_allowed"),
     errors.BodyTooLarge: Fault(413, _INVALID, "request_too_large"),
     errors.BodyTooSlow: Fault(408, _INVALID, "request_timeout"),

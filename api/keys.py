@@ -51,7 +51,7 @@ class Key(BaseModel):
     per_minute: Count | None = None
     """Requests that it may begin in a minute; None for any number."""
     operator: bool = False
-    """It sees and may cancel the requests of all keys."""
+    """As in Caller."""
 
 
 class _File(BaseModel):

@@ -153,14 +153,18 @@ class Fleet(Protocol):
 
     def health(self) -> Health: ...
 
-    def view(self) -> ClusterView: ...
+    def view(self, model: str | None = None, replica: int | None = None) -> ClusterView:
+        """Of one group: see ClusterView. Raises ModelNotFound or NotFound."""
+        ...
 
     def requests(self) -> Sequence[RequestView]:
         """All live requests, of all models."""
         ...
 
-    def samples(self, after: int) -> tuple[float, Sequence[Sample]]:
-        """As in Coordinator, of the first model's first group."""
+    def samples(
+        self, after: int, model: str | None = None, replica: int = 0
+    ) -> tuple[float, Sequence[Sample]]:
+        """As in Coordinator, of one group. Raises ModelNotFound or NotFound."""
         ...
 
     async def facts(self) -> Survey:

@@ -139,15 +139,16 @@ class Traces:
         return Trace(timeline, trace_id, parent, exported)
 
     def find(self, shown: str, caller: Caller) -> Trace | None:
-        """The caller's own request by the id that it knows; None when there is none."""
-        own = [
+        """A request by the id that its client knows: one of the caller's own, or of anyone's for
+        an operator. None when there is none."""
+        seen = [
             trace
             for trace in (*self._finished, *self._live.values())
-            if trace.timeline.owner == caller.owner
+            if caller.operator or trace.timeline.owner == caller.owner
         ]
         if shown == LAST:
-            return max(own, key=lambda trace: trace.timeline.started, default=None)
-        return next((trace for trace in reversed(own) if trace.known_as(shown)), None)
+            return max(seen, key=lambda trace: trace.timeline.started, default=None)
+        return next((trace for trace in reversed(seen) if trace.known_as(shown)), None)
 
     async def run(self) -> None:
         """Export what is over, until cancelled; what waits then is sent before it ends."""

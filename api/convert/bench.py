@@ -26,7 +26,8 @@ class BenchChat(OpenAIChat):
     name = "Tandem bench"
     prefix = "bench"
 
-    def __init__(self, view: Callable[[], ClusterView]) -> None:
+    def __init__(self, view: Callable[[str], ClusterView]) -> None:
+        """`view` looks at a model's first group."""
         self._view = view
 
     def read(self, body: dict[str, Any]) -> Ask:
@@ -37,7 +38,7 @@ class BenchChat(OpenAIChat):
 
     def whole(self, reply: Reply, choices: Sequence[Choice]) -> dict[str, Any]:
         """See Dialect."""
-        return {**super().whole(reply, choices), "bench": report(reply, self._view())}
+        return {**super().whole(reply, choices), "bench": report(reply, self._view(reply.model))}
 
     def writer(self, reply: Reply) -> BenchWriter:
         """See Dialect."""
@@ -47,13 +48,13 @@ class BenchChat(OpenAIChat):
 class BenchWriter(ChatWriter):
     """As ChatWriter, with the report in a last chunk of its own."""
 
-    def __init__(self, reply: Reply, view: Callable[[], ClusterView]) -> None:
+    def __init__(self, reply: Reply, view: Callable[[str], ClusterView]) -> None:
         super().__init__(reply)
         self._view = view
 
     def end(self) -> str:
         """See Writer."""
-        made = report(self._reply, self._view())
+        made = report(self._reply, self._view(self._reply.model))
         chunk = event(as_line({**self._base, "choices": [], "bench": made}))
         return super().end().removesuffix(_DONE) + chunk + _DONE
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from api.access import require_own_machine
+from api.access import require_operator, require_own_machine
 from api.body import parse_object, read_body
 from api.convert.fields import checked
 from api.routes.models import Endpoint
@@ -32,12 +32,13 @@ class DrainRequest(BaseModel):
 
 
 def drain(fleet: Fleet) -> Endpoint:
-    """Only on the machine that serves."""
+    """Only on the machine that serves, and by an operator."""
 
     async def endpoint(request: Request) -> Response:
         require_own_machine(
             request, "machines are drained on the one that serves: tandem node drain"
         )
+        require_operator(request.scope, "draining a machine")
         body = await read_body(request.scope, request.receive, MOST_BYTES)
         if body is None:
             return Response(status_code=LEFT)

@@ -1,6 +1,5 @@
 """GET /models, POST /models/load and /models/unload, GET /models/placement: which models there are,
-which of them are loaded, and where. Who may ask models something may have them loaded, too: a
-request does the same."""
+which of them are loaded, and where. Orders take an operator, since they concern what others ask."""
 
 from __future__ import annotations
 
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from api.access import require_operator
 from api.body import parse_object, read_body
 from api.convert.fields import checked
 from api.routes.models import Endpoint, from_anthropic, listed
@@ -72,6 +72,7 @@ def load(fleet: Fleet) -> Endpoint:
     """Answers at once; how far it is, is told by GET /models."""
 
     async def endpoint(request: Request) -> Response:
+        require_operator(request.scope, "loading a model")
         body = await read_body(request.scope, request.receive, MOST_BYTES)
         if body is None:
             return Response(status_code=LEFT)
@@ -86,6 +87,7 @@ def unload(fleet: Fleet) -> Endpoint:
     """It is unloaded once it has no request, and its pin is taken off."""
 
     async def endpoint(request: Request) -> Response:
+        require_operator(request.scope, "unloading a model")
         body = await read_body(request.scope, request.receive, MOST_BYTES)
         if body is None:
             return Response(status_code=LEFT)

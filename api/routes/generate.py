@@ -194,7 +194,7 @@ class Generate:
             if prepared.timeline is not None:
                 prepared.timeline.requests.append(generation.id)
             generations.append(await stack.enter_async_context(generation))
-        if prepared.ask.keep_alive is not None:
+        if prepared.ask.keep_alive is not None and caller.operator:
             self._service.fleet.keep(model.model.id, prepared.ask.keep_alive)
         choices = Choices(generations, model)
         return Reply(

@@ -8,9 +8,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from api.caller import caller_of
+from api.routes.group import group_asked
 from api.routes.models import Endpoint
 from api.service import Service
 from api.serving import Fleet
+from api.zipped import zipped_json
 from cluster.core.ids import RequestId
 
 
@@ -27,11 +29,13 @@ def health(fleet: Fleet) -> Endpoint:
 
 
 def cluster(service: Service) -> Endpoint:
-    """The ClusterView, field by field; of its requests, those that the caller may see. `?without=`
-    leaves out what grows with the cluster ("requests", "links"), for those who ask often."""
+    """The ClusterView, field by field; of its requests, those that the caller may see. `?model=`
+    and `?replica=` name the group. `?without=` leaves out what grows with the cluster ("requests",
+    "links"), for those who ask often."""
 
     async def endpoint(request: Request) -> Response:
-        view, caller = service.fleet.view(), caller_of(request.scope)
+        view = service.fleet.view(*group_asked(request.query_params))
+        caller = caller_of(request.scope)
         without = request.query_params.get("without", "").split(",")
         if "requests" in without:
             view = replace(view, requests=())
@@ -40,6 +44,6 @@ def cluster(service: Service) -> Endpoint:
             view = replace(view, requests=tuple(seen))
         if "links" in without:
             view = replace(view, links=())
-        return JSONResponse(asdict(view), headers={"cache-control": "no-store"})
+        return await zipped_json(request, lambda: asdict(view), {"cache-control": "no-store"})
 
     return endpoint

@@ -6,21 +6,27 @@ from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
+from api.routes.group import group_asked
 from api.routes.models import Endpoint
 from api.routes.requests import number_of
 from api.serving import Fleet
+from api.zipped import zipped_json
 from cluster.coordinator.trend import EVERY
 from cluster.core.view import Sample
 
 
 def history(fleet: Fleet) -> Endpoint:
-    """`?after=` is the number of the last sample that the client has."""
+    """`?after=` is the number of the last sample that the client has; `?model=` and `?replica=`
+    name the group."""
 
     async def endpoint(request: Request) -> Response:
-        now, samples = fleet.samples(number_of(request.query_params, "after", 0))
-        return JSONResponse(columns(now, samples), headers={"cache-control": "no-store"})
+        after = number_of(request.query_params, "after", 0)
+        model, replica = group_asked(request.query_params)
+        now, samples = fleet.samples(after, model, replica or 0)
+        headers = {"cache-control": "no-store"}
+        return await zipped_json(request, lambda: columns(now, samples), headers)
 
     return endpoint
 

@@ -11,7 +11,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.access import require_operator
 from api.body import parse_object, read_body
+from api.caller import caller_of
 from api.convert.fields import checked
 from api.convert.ollama import OllamaChat, OllamaGenerate, loads, served_name
 from api.convert.ollama_answer import answer_base, chat_part, generate_part, timestamp
@@ -181,7 +183,7 @@ class Loading:
             return
         async with until_hangup(receive):
             try:
-                answer = await self._done(*found)
+                answer = await self._done(*found, scope)
             except TandemError as error:
                 await self._refuse(error, scope, receive, send)
             else:
@@ -198,17 +200,19 @@ class Loading:
         except InvalidRequest:
             return None
 
-    async def _done(self, asked: str | None, seconds: float | None) -> dict[str, Any]:
-        """Load or unload a model. Raises NotReady, ModelNotFound or ModelDoesNotFit."""
+    async def _done(self, asked: str | None, seconds: float | None, scope: Scope) -> dict[str, Any]:
+        """Load or unload a model. To load it, as any request does, takes no operator. Raises
+        NotReady, ModelNotFound, ModelDoesNotFit or OperatorOnly."""
         answers = self._fleet.find(asked)
         model = answers.model.id
         if seconds == 0:
+            require_operator(scope, "unloading a model")
             self._fleet.unload(model, pinned=False)
         else:
             if not answers.loading and not (health := answers.health()).ok:
                 raise NotReady(f"not ready: {health.reason}", retry_after=2)
             self._fleet.load(model)
-            if seconds is not None:
+            if seconds is not None and caller_of(scope).operator:
                 self._fleet.keep(model, seconds)
             await until_loaded(self._fleet, model)
         part = chat_part("") if self._chat else generate_part("")

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.routes.ollama import greeting
+from api.zipped import takes_gzip
 from cluster.core.errors import NotFound
 
 POLICY = (
@@ -79,7 +80,7 @@ def _answer(request: Request, found: Asset, keep: str) -> Response:
     if found.etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     content = found.content
-    if "gzip" in request.headers.get("accept-encoding", ""):
+    if takes_gzip(request):
         content, headers["content-encoding"] = found.zipped, "gzip"
     return Response(content, headers=headers, media_type=found.media_type)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from anyio import to_thread
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from api.caller import caller_of
 from api.convert.chrome_trace import chrome_trace
 from api.routes.models import Endpoint
 from api.service import Service
 from api.traces import LAST
+from api.zipped import zipped_json
 from cluster.core.errors import NotFound
 
 ADVICE = (
@@ -20,7 +20,8 @@ ADVICE = (
 
 
 def trace_file(service: Service) -> Endpoint:
-    """Of the caller's own requests alone. One that runs is told as far as it is."""
+    """Of the caller's own requests, or for an operator of all. One that runs is told as far as it
+    is."""
 
     async def endpoint(request: Request) -> Response:
         shown = request.path_params["id"]
@@ -28,11 +29,11 @@ def trace_file(service: Service) -> Endpoint:
         if trace is None:
             which = "no request" if shown == LAST else f"no request {shown[:100]!r}"
             raise NotFound(f"{which} was traced, or it is forgotten: {ADVICE}", param="id")
-        # In a thread: one of thousands of steps takes long enough for others to notice.
-        body = await to_thread.run_sync(chrome_trace, trace.timeline, trace.trace_id)
         name = next(iter(trace.timeline.requests), trace.timeline.name)
         disposition = f'attachment; filename="{name}.trace.json"'
         headers = {"cache-control": "no-store", "content-disposition": disposition}
-        return JSONResponse(body, headers=headers)
+        return await zipped_json(
+            request, lambda: chrome_trace(trace.timeline, trace.trace_id), headers
+        )
 
     return endpoint

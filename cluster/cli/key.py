@@ -42,7 +42,9 @@ def key(
     operator: Annotated[
         bool,
         typer.Option(
-            "--operator", help="With add: it sees, and may cancel, the requests of all keys."
+            "--operator",
+            help="With add: it sees, and may cancel, the requests of all keys, loads and unloads "
+            "models, and drains machines.",
         ),
     ] = False,
     key_file: KeyFile = None,

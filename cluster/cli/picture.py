@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from cluster.core.cluster import NodeDescription
 from cluster.core.request import Phase, Progress
-from cluster.core.view import ClusterView, RankView, RequestView
+from cluster.core.view import ClusterView, ModelView, RankView, RequestView
 
 BAR = 16
 """Characters of a progress bar."""
+WIDE = 110
+"""Columns from which on a table tells of each engine's process."""
 
 
-def picture(view: ClusterView) -> RenderableType:
-    """Everything a person wants to see of a server at one moment."""
+def picture(view: ClusterView, models: Sequence[ModelView], columns: int) -> RenderableType:
+    """Everything a person wants to see of a server at one moment, on a terminal of so many
+    columns: one group, and all models where there is more than one, or several groups."""
     parts: list[RenderableType] = [_summary(view), Text(), _nodes(view.nodes)]
     if view.ranks:
-        parts += [Text(), _ranks(view)]
+        parts += [Text(), _ranks(view, wide=columns >= WIDE)]
+    if len(models) > 1 or any(len(model.replicas) > 1 for model in models):
+        parts += [Text(), _models(models)]
     parts += [Text(), _requests(view.requests) if view.requests else Text("no live requests")]
     return Group(*parts)
 
@@ -34,6 +41,8 @@ def _summary(view: ClusterView) -> RenderableType:
     grid.add_row("model", f"{view.model.id}{demo}, context {view.model.context} tokens")
     if view.model.draft:
         grid.add_row("drafts by", view.model.draft)
+    if len(view.groups) > 1:
+        grid.add_row("group", f"replica {view.replica}; others: --model, --replica")
     grid.add_row("state", health)
     grid.add_row("engines", f"{ranks}, epoch {view.epoch}, {view.steps_sent} steps")
     grid.add_row(
@@ -69,7 +78,7 @@ def _table(title: str, left: list[str], right: list[str]) -> Table:
     """`left`, then `right`-justified columns."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for name in left:
-        table.add_column(name, overflow="fold", no_wrap=name in {"agent", "endpoint"})
+        table.add_column(name, overflow="fold", no_wrap=name in {"agent", "rank", "endpoint"})
     for name in right:
         table.add_column(name, justify="right", no_wrap=True)
     return table
@@ -94,21 +103,21 @@ def _nodes(nodes: tuple[NodeDescription, ...]) -> Table:
     return table
 
 
-def _ranks(view: ClusterView) -> Table:
+def _ranks(view: ClusterView, *, wide: bool) -> Table:
     hostnames = {node.node_id: node.hostname for node in view.nodes}
-    columns = ["pid", "weights", "MLX", "peak", "planned", "process", "last step", "reads"]
-    table = _table("Ranks", ["rank", "node", "endpoint"], columns)
+    where, process = (["endpoint", "pid"], ["process"]) if wide else ([], [])
+    columns = ["weights", "MLX", "peak", "planned", *process, "last step", "reads"]
+    table = _table("Ranks", ["rank", "node", *where], columns)
     for rank in view.ranks:
         table.add_row(
             str(rank.rank),
             hostnames.get(rank.node_id, rank.node_id),
-            rank.endpoint,
-            str(rank.pid),
+            *([rank.endpoint, str(rank.pid)] if wide else []),
             size(rank.weight_bytes),
             size(rank.memory_bytes),
             size(rank.peak_bytes),
             size(view.model.rank_bytes),
-            size(rank.rss_bytes),
+            *([size(rank.rss_bytes)] if wide else []),
             str(rank.last_seq),
             _reads(rank),
         )
@@ -123,13 +132,30 @@ def _reads(rank: RankView) -> Text:
     return Text(f"{speed}, slow", style="yellow") if rank.slow else Text(speed)
 
 
+def _models(models: Sequence[ModelView]) -> Table:
+    table = _table("Models", ["model", "state", "groups", "requests", "progress"], [])
+    for model in models:
+        up = sum(replica.epoch > 0 for replica in model.replicas)
+        table.add_row(
+            model.id,
+            f"{model.state}, pinned" if model.pinned else model.state,
+            f"{up} of {len(model.replicas)}" if model.replicas else "",
+            str(model.requests),
+            Text(model.error, style="red") if model.error else model.progress,
+        )
+    return table
+
+
 def _requests(requests: tuple[RequestView, ...]) -> Table:
+    several = len({(request.model, request.replica) for request in requests}) > 1
     columns = ["prompt", "cached", "generated", "age"]
-    table = _table("Requests", ["request", "phase", "progress"], columns)
+    left = ["request", *(["group"] if several else []), "phase", "progress"]
+    table = _table("Requests", left, columns)
     for request in requests:
         progress = request.progress
         table.add_row(
             request.id,
+            *([f"{request.model} {request.replica}"] if several else []),
             progress.phase.value,
             bar(progress),
             str(progress.prompt_tokens),

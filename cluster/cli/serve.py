@@ -41,6 +41,15 @@ def serve(
             show_default=DEMO,
         ),
     ] = None,
+    models_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of models: each folder in it with config.json and weights may be asked "
+            "for by its name, and is loaded then. Read at the start only. Without --model, the "
+            "first by name is the first model.",
+            metavar="DIR",
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Address for HTTP clients.", metavar="ADDR")
     ] = "127.0.0.1",
@@ -91,7 +100,8 @@ def serve(
     pin: Annotated[
         list[str] | None,
         typer.Option(
-            help="A --model that never makes room for another, once it is loaded. Can be repeated.",
+            help="A model that never makes room for another, once it is loaded: as --model names "
+            "it, or its name in --models-dir. Can be repeated.",
             metavar="MODEL",
         ),
     ] = None,
@@ -287,6 +297,7 @@ def serve(
         tandem serve --model mlx-community/Qwen3-4B-4bit
         tandem serve --model ./Qwen3-32B-4bit --draft-model ./Qwen3-0.6B-4bit
         tandem serve --model ./Qwen3-32B-4bit --model ./gpt-oss-20b --kv-gb 8
+        tandem serve --models-dir ~/models --kv-gb 8
         tandem serve --local-ranks 2
         tandem key add laptop && tandem serve --host 192.168.1.10
         tandem token create && tandem serve --nodes 1 --host 192.168.1.10
@@ -300,7 +311,7 @@ def serve(
     from api.streams import StreamLimits
     from api.tls import load_tls
     from cluster.cli import serving
-    from cluster.cli.models import keep_alive_seconds
+    from cluster.cli.models import keep_alive_seconds, models_in
     from cluster.model.folder import model_id
 
     dialled, joining = parse_nodes(nodes)
@@ -315,9 +326,11 @@ def serve(
         raise BadConfiguration("--log-prompts writes at info: give --log-level info too")
     control_at = control_address(control, host, alone=not nodes.strip())
     keep_in, disk_bytes = disk_tier(kv_dir, kv_disk_gb)
-    models = tuple(model or (DEMO,))
+    found = models_in(models_dir) if models_dir is not None else ()
+    models = tuple(model or (() if found else (DEMO,)))
     options = serving.Options(
         models=models,
+        found=found,
         host=host,
         port=port,
         local_ranks=local_ranks,

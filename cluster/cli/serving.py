@@ -48,12 +48,18 @@ HTTP_STOP_SECONDS = 1
 """How long connections may take to end once their streams were told."""
 
 
+NAMED = 10
+"""Models that are listed at the start, at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the command line says."""
 
     models: tuple[str, ...]
     """The first is loaded at the start."""
+    found: tuple[str, ...]
+    """Models of a folder, behind those."""
     host: str
     port: int
     local_ranks: int
@@ -113,6 +119,8 @@ async def serve(options: Options, console: Console) -> None:
             read_offers,
             options.models,
             partial(_forming, options),
+            found=options.found,
+            tell=partial(_say, console),
             draft_model=options.draft_model,
             kv_dir=options.kv_dir,
             disk_bytes=options.disk_bytes,
@@ -187,7 +195,8 @@ async def _say_ready(fleet: Fleet, bar: LoadingBar, options: Options, console: C
     _say(console, f"serving {model.id}{drafts}{groups} on {ranks} at {url}/v1")
     others = [served.id for served in fleet if served is not fleet.default]
     if others:
-        _say(console, f"loaded when asked for: {', '.join(others)}")
+        more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+        _say(console, f"loaded when asked for: {', '.join(others[:NAMED])}{more}")
 
 
 def _say_blas(member: Member, console: Console) -> None:

@@ -66,6 +66,11 @@ class Group:
     disk_bytes: int
     """What the files of one rank may take; 0 when nothing is kept on disk."""
 
+    def held_on(self, node_id: str) -> int:
+        """Bytes that its engines on a machine take; MLX says nothing before the first step."""
+        here = [each for each in self.engines if each.member.id == node_id]
+        return sum(max(self.ranks.memory_bytes[e.rank], e.weight_bytes) for e in here)
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:

@@ -14,21 +14,26 @@ from cluster.coordinator.drive import WATCH_SECONDS, first_leaf
 from cluster.coordinator.epoch import Progress
 from cluster.coordinator.machines import Machines
 from cluster.coordinator.members import Members
-from cluster.coordinator.overview import cluster_view, metrics_text, model_view
+from cluster.coordinator.overview import (
+    cluster_view,
+    group_view,
+    metrics_text,
+    model_view,
+    numbered,
+)
 from cluster.coordinator.picture import request_views
 from cluster.coordinator.placements import placement_view
-from cluster.coordinator.runner import Fitting, Runner
-from cluster.coordinator.served import Forms, Offer, Served
-from cluster.coordinator.share import Share, Shares
+from cluster.coordinator.room import Site, fittings
+from cluster.coordinator.runner import Runner
+from cluster.coordinator.served import Offer, Served
+from cluster.coordinator.share import Shares
 from cluster.core.clock import Clock
 from cluster.core.config import Limits, Pacing
 from cluster.core.errors import (
     BadConfiguration,
-    DoesNotFit,
     ModelDoesNotFit,
     NotReady,
     SetupError,
-    TandemError,
 )
 from cluster.core.facts import Survey
 from cluster.core.ids import RequestId
@@ -41,8 +46,6 @@ from cluster.core.view import (
     RequestView,
     Sample,
 )
-from cluster.membership.choice import choose
-from cluster.membership.deal import deal
 from cluster.membership.fleet import (
     RETRY_SECONDS,
     Hold,
@@ -55,7 +58,6 @@ from cluster.membership.fleet import (
     Unload,
 )
 from cluster.membership.fleet import Fleet as Decisions
-from cluster.membership.roster import Node
 
 log = structlog.get_logger()
 
@@ -95,7 +97,9 @@ class Fleet:
             self._models[offer.model.id] = served
         self.default = next(iter(self._models.values()))
         if unknown := [name for name in pinned if name not in self._models]:
-            raise BadConfiguration(f"--pin {unknown[0]}: give the name of a --model")
+            raise BadConfiguration(
+                f"--pin {unknown[0]}: give the name of a model of --model or --models-dir"
+            )
         self._decisions = Decisions(
             (
                 Known(name, None if served is self.default else keep_alive, name in pinned)
@@ -105,10 +109,10 @@ class Fleet:
         )
         for served in self:
             if served is not self.default:
-                _rest(served)
+                served.rest()
         self._shares: Shares | None = None
         """None until the machines are gathered."""
-        self._held: dict[str, list[tuple[Share, Forms]]] = {}
+        self._sites: dict[str, list[Site]] = {}
         self._runners: dict[str, list[Runner]] = {}
         """Of models that are loaded, or being loaded."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -133,7 +137,7 @@ class Fleet:
                 self._decisions[served.id],
                 now,
                 default=served is self.default,
-                kinds=[share.kind for share, _ in self._held.get(served.id, ())],
+                kinds=[site.share.kind for site in self._sites.get(served.id, ())],
             )
             for served in self
         )
@@ -163,8 +167,8 @@ class Fleet:
         shares = self._ready()
         pinned = {known.id for known in self._decisions if known.pinned}
         gone = [each.id for each in self if each.id not in pinned]
-        share, forms = self._held[served.id][0]
-        return placement_view(served.id, share, forms, shares, gone, self.clock.now())
+        first = self._sites[served.id][0]
+        return placement_view(served.id, first, shares, gone, self.clock.now())
 
     def cancel(self, request_id: RequestId) -> bool:
         """See Coordinator."""
@@ -178,18 +182,24 @@ class Fleet:
             return Health(True, health.reason)
         return health
 
-    def view(self) -> ClusterView:
-        """Of the first model's first group, with the requests of all."""
-        return cluster_view(self.default, list(self))
+    def view(self, model: str | None = None, replica: int | None = None) -> ClusterView:
+        """Of one group: see ClusterView. Raises ModelNotFound or NotFound."""
+        if model is None and replica is None:
+            return cluster_view(self.default, list(self))
+        served, number = self.find(model), replica or 0
+        served.group(number)
+        return group_view(served, number, list(self))
 
     def requests(self) -> tuple[RequestView, ...]:
         """Of all models and groups."""
-        every = ((number, group) for served in self for number, group in enumerate(served.groups))
+        every = numbered(self)
         return tuple(view for number, group in every for view in request_views(group, number))
 
-    def samples(self, after: int) -> tuple[float, list[Sample]]:
-        """Of the first model's first group; see Coordinator."""
-        return self.default.groups[0].samples(after)
+    def samples(
+        self, after: int, model: str | None = None, replica: int = 0
+    ) -> tuple[float, list[Sample]]:
+        """Of one group; see Coordinator. Raises ModelNotFound or NotFound."""
+        return self.find(model).group(replica).samples(after)
 
     async def facts(self) -> Survey:
         """See Crew."""
@@ -207,8 +217,7 @@ class Fleet:
 
     def waiting_for(self, what: str) -> None:
         """Before machines are there: what is being waited for, in a few words."""
-        for group in self.default.groups:
-            group.waiting_for(what)
+        self.default.waiting_for(what)
 
     def close(self) -> None:
         """Take no more requests, and end every live one."""
@@ -225,7 +234,7 @@ class Fleet:
         for served in self:
             count = len(served.groups)
             held = [shares.new(served.id, i, count) for i in range(count)]
-            self._held[served.id] = [(each, served.offer.forming(each.paths)) for each in held]
+            self._sites[served.id] = [Site(each, served.offer.forming(each.paths)) for each in held]
             for group in served.groups:
                 group.crew = machines
         async with asyncio.TaskGroup() as tasks:
@@ -246,7 +255,7 @@ class Fleet:
         for served in self:
             known = self._decisions[served.id]
             if served.use() and not known.here:
-                _waiting_for(served, f"loading {served.id}: waiting for room")
+                served.waiting_for(f"loading {served.id}: waiting for room")
             for group in served.groups:
                 if group.resting:
                     group.look()
@@ -267,12 +276,12 @@ class Fleet:
                 for group in served.groups:
                     group.live.release()
             case Refuse(_, error):
-                _fail(served, ModelDoesNotFit(f"{order.id} can't be placed: {error}"))
+                served.fail(ModelDoesNotFit(f"{order.id} can't be placed: {error}"))
 
     # Loading
 
     def _start(self, served: Served, tasks: asyncio.TaskGroup, progress: Progress) -> None:
-        _waiting_for(served, f"loading {served.id}")
+        served.waiting_for(f"loading {served.id}")
         self._tasks[served.id] = tasks.create_task(
             self._serve(served, progress), name=f"serve {served.id}"
         )
@@ -290,17 +299,15 @@ class Fleet:
                     Runner(
                         group,
                         tokenizer,
-                        share,
-                        share.paths,
-                        forms.fit,
-                        served.offer.recipe_of(share.replica),
-                        progress if share.replica == 0 else _nobody,
-                        forms.refusal,
+                        site.share,
+                        site.share.paths,
+                        site.forms.fit,
+                        served.offer.recipe_of(site.share.replica),
+                        progress if site.share.replica == 0 else _nobody,
+                        site.forms.refusal,
                         changed=served.move,
                     )
-                    for group, (share, forms) in zip(
-                        served.groups, self._held[served.id], strict=True
-                    )
+                    for group, site in zip(served.groups, self._sites[served.id], strict=True)
                 ]
                 self._runners[served.id] = runners
                 for runner in runners:
@@ -327,16 +334,16 @@ class Fleet:
             raise error
         log.warning("a model could not be loaded", model=served.id, reason=str(error))
         self._decisions.unloaded(served.id, self.clock.now(), str(error))
-        _rest(served)
+        served.rest()
         told = f"{served.id} could not be loaded: {error}"
-        _fail(served, NotReady(told, retry_after=RETRY_SECONDS))
+        served.fail(NotReady(told, retry_after=RETRY_SECONDS))
         self._changed.set()
 
     async def _stop(self, served: Served) -> None:
         task = self._tasks.pop(served.id)
         task.cancel()
         await asyncio.wait([task])
-        _rest(served)
+        served.rest()
         known = self._decisions[served.id]
         if known.state is State.UNLOADING:
             self._decisions.unloaded(served.id, self.clock.now())
@@ -357,64 +364,22 @@ class Fleet:
         self._decisions.check(model, self.clock.now())
 
     def _room(self, model: str, gone: Collection[str]) -> SetupError | None:
+        self._ready()
         served = self._models[model]
-        here = (known for known in self._decisions if known.here and known.id != model)
-        last = all(known.pinned or known.id in gone for known in here)
+        others = (known for known in self._decisions if known.id != model)
         try:
-            fittings = self._fittings(served, gone, explain=last)
+            found = fittings(self._sites[model], others, gone, self.clock.now())
         except SetupError as error:
             return error
-        if not last and any(fitting.merit.makeshift for fitting in fittings):
-            return DoesNotFit("there is room for a short context only")
         if all(group.resting for group in served.groups):
-            for group, fitting in zip(served.groups, fittings, strict=True):
+            for group, fitting in zip(served.groups, found, strict=True):
                 group.limits, group.model = fitting.limits, fitting.model
         return None
-
-    def _fittings(self, served: Served, gone: Collection[str], *, explain: bool) -> list[Fitting]:
-        """What each group of a model would serve once other models are gone; raises the
-        SetupError of one that can't, which with `explain` says all that people want to know."""
-        shares = self._ready()
-        usable = shares.members.roster.usable(self.clock.now())
-        taken: list[dict[str, int]] = [{} for _ in served.groups]
-        fittings = []
-        for place, (share, forms) in enumerate(self._held[served.id]):
-
-            def fit(nodes: Sequence[Node], share: Share = share, forms: Forms = forms) -> Fitting:
-                return forms.fit(share.left_of(shares.members.of(nodes), gone))
-
-            others = taken[:place] + taken[place + 1 :]
-            part = deal(usable, others, len(taken)) if others else usable
-            try:
-                nodes, fitting = choose(part, fit, lambda fitting: fitting.merit)
-            except SetupError as error:
-                if not explain:
-                    raise
-                left = share.left_of(shares.members.of(part), gone)
-                raise forms.refusal(left, error) from error
-            taken[place] = {node.id: node.ranks for node in nodes}
-            fittings.append(fitting)
-        return fittings
 
     def _ready(self) -> Shares:
         if self._shares is None:
             raise NotReady(f"not ready: {self.default.health().reason}", retry_after=2)
         return self._shares
-
-
-def _rest(served: Served) -> None:
-    for group in served.groups:
-        group.rest()
-
-
-def _fail(served: Served, error: TandemError) -> None:
-    for group in served.groups:
-        group.live.fail(error)
-
-
-def _waiting_for(served: Served, what: str) -> None:
-    for group in served.groups:
-        group.waiting_for(what)
 
 
 def _nobody(_: object) -> None:

@@ -70,4 +70,6 @@ class Machines:
     def _view(self, node: Node) -> MemberView:
         presence = node.presence(self._clock.now())
         ranks = self._shares.ranks_on(node.id)
-        return MemberView(node.id, node.name, presence, node.draining, ranks)
+        runners = (runner for groups in self._groups() for runner in groups)
+        held = sum(runner.held_on(node.id) for runner in runners)
+        return MemberView(node.id, node.name, presence, node.draining, ranks, held)

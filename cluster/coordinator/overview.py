@@ -18,6 +18,7 @@ from cluster.coordinator.served import Served
 from cluster.core.view import (
     ClusterView,
     Counters,
+    GroupView,
     ModelRankView,
     ModelView,
     ReplicaView,
@@ -80,9 +81,10 @@ def _replica(coordinator: Coordinator, number: int, kind: str) -> ReplicaView:
 
 
 def cluster_view(first: Served, models: Sequence[Served]) -> ClusterView:
-    """The picture of the first model's first group; requests and counts are those of all."""
-    view = first.groups[0].view()
-    every = [(number, group) for model in models for number, group in enumerate(model.groups)]
+    """The picture of the first model's first group; health is that of the model, requests and
+    counts are those of all."""
+    view = group_view(first, 0, models)
+    every = numbered(models)
     if len(every) == 1:
         return view
     return replace(
@@ -93,6 +95,35 @@ def cluster_view(first: Served, models: Sequence[Served]) -> ClusterView:
     )
 
 
+def group_view(served: Served, replica: int, models: Sequence[Served]) -> ClusterView:
+    """The picture of one group, and which others there are."""
+    group = served.groups[replica]
+    return replace(
+        group.view(),
+        replica=replica,
+        requests=request_views(group, replica),
+        groups=tuple(_group(each, n) for n, each in numbered(models) if not each.resting),
+    )
+
+
+def _group(coordinator: Coordinator, number: int) -> GroupView:
+    group = coordinator.group
+    decoded, _ = coordinator.meter.rates(coordinator.clock.now())
+    return GroupView(
+        model=coordinator.model.id,
+        replica=number,
+        epoch=group.epoch if group else 0,
+        world=len(group.engines) if group else 0,
+        health=coordinator.health().reason,
+        decode_tokens_per_second=decoded,
+    )
+
+
+def numbered(models: Iterable[Served]) -> list[tuple[int, Coordinator]]:
+    """All groups of all models, each with its number in its model."""
+    return [(number, group) for model in models for number, group in enumerate(model.groups)]
+
+
 def _together(each: Iterable[Counters]) -> Counters:
     """Counts of several groups; tasks are those of the process."""
     rows = [astuple(counts) for counts in each]
@@ -101,15 +132,16 @@ def _together(each: Iterable[Counters]) -> Counters:
 
 
 def metrics_text(models: Sequence[Served]) -> bytes:
-    """What each group counts; where there are several groups, with the labels that tell them
-    apart: `model`, and `replica` where a model has several."""
+    """What each group counts, but for those that have nothing to tell yet; where there are several
+    groups, with the labels that tell them apart, `model` and `replica`."""
+    every = numbered(models)
+    if len(every) == 1:
+        return every[0][1].metrics()
     groups = [
-        ({"model": model.id, "replica": str(number)}, group)
-        for model in models
-        for number, group in enumerate(model.groups)
+        ({"model": group.model.id, "replica": str(number)}, group)
+        for number, group in every
+        if not group.resting or group.live.journal or not group.tally.empty
     ]
-    if len(groups) == 1:
-        return groups[0][1].metrics()
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Labelled(groups))
     return generate_latest(registry)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from cluster.coordinator.members import Member
+from cluster.coordinator.room import Site
 from cluster.coordinator.runner import Fitting
-from cluster.coordinator.served import Forms
-from cluster.coordinator.share import Share, Shares
+from cluster.coordinator.share import Shares
 from cluster.core.errors import SetupError
 from cluster.core.view import PlacementChoice, PlacementNode, PlacementView
 from cluster.membership.choice import Merit, best, by_size, choose
@@ -16,14 +16,14 @@ from cluster.membership.roster import Node
 
 def placement_view(
     model: str,
-    share: Share,
-    forms: Forms,
+    site: Site,
     shares: Shares,
     gone: Collection[str],
     now: float,
 ) -> PlacementView:
     """The choices of one group, by world, once the models `gone` are; the one that would be
     chosen is that of `choose`."""
+    share, forms = site.share, site.forms
     usable = shares.members.roster.usable(now)
     choices: dict[int, PlacementChoice] = {}
 

@@ -163,6 +163,11 @@ class Runner:
         """See Crew."""
         return self._paths.pairs(self._members.of(self._members.roster.computing))
 
+    def held_on(self, node_id: str) -> int:
+        """Bytes that engines of its epoch take of a machine."""
+        group = self._coordinator.group
+        return group.held_on(node_id) if group is not None else 0
+
     # Forming
 
     def _fitting(self, group: Sequence[Node]) -> Fitting:

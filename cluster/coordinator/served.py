@@ -16,7 +16,7 @@ from cluster.coordinator.paths import Paths
 from cluster.coordinator.runner import Fitting
 from cluster.core.channel import ChannelState
 from cluster.core.config import Limits
-from cluster.core.errors import SetupError, TandemError
+from cluster.core.errors import NotFound, SetupError, TandemError
 from cluster.core.ids import RequestId
 from cluster.core.request import Order
 from cluster.core.view import Health, ServedModel
@@ -106,6 +106,14 @@ class Served:
         waits = all(group.resting for group in self.groups)
         return self.groups[0].health().reason if waits else ""
 
+    def group(self, replica: int) -> Coordinator:
+        """One of its groups; raises NotFound."""
+        if replica >= len(self.groups):
+            last = len(self.groups) - 1
+            which = "one group, replica 0" if not last else f"replicas 0 to {last}"
+            raise NotFound(f"{self.id} has {which}, and no replica {replica}", param="replica")
+        return self.groups[replica]
+
     def submit(self, order: Order, *, prefix: str = "chatcmpl") -> Generation:
         """Take a request; a model that is not loaded is loaded for it. Raises what Coordinator
         does, and ModelDoesNotFit."""
@@ -135,6 +143,21 @@ class Served:
             sum(use.waiting for use in uses),
             min((use.since for use in uses), default=0.0),
         )
+
+    def waiting_for(self, what: str) -> None:
+        """What its requests wait for, in a few words."""
+        for group in self.groups:
+            group.waiting_for(what)
+
+    def fail(self, error: TandemError) -> None:
+        """End all requests with an error."""
+        for group in self.groups:
+            group.live.fail(error)
+
+    def rest(self) -> None:
+        """It is not loaded, as somebody wished."""
+        for group in self.groups:
+            group.rest()
 
     def move(self) -> None:
         """What a group was computing whose engines are gone goes on in another, if there is one.

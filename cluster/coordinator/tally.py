@@ -76,6 +76,12 @@ class Tally:
         self.reads: dict[int, tuple[int, float]] = {}
         """By rank: how often it has read its own weights, and the seconds per byte together."""
 
+    @property
+    def empty(self) -> bool:
+        """Nothing was asked of it yet, and nothing computed."""
+        counted = (self.finished, self.refusals, self.epochs_ended)
+        return not self.steps and not any(any(each.values()) for each in counted)
+
     def refused(self, error: Exception) -> None:
         """A request was not taken."""
         _add(self.refusals, error)

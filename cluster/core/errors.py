@@ -11,6 +11,7 @@
     │   ├── ModelDoesNotFit
     │   ├── OffsetLost
     │   ├── AccessDenied
+    │   ├── OperatorOnly
     │   ├── HostRefused
     │   ├── BodyTooLarge
     │   └── BodyTooSlow
@@ -119,6 +120,11 @@ class OffsetLost(RequestError):
 
 class AccessDenied(RequestError):
     """Raised when a request brings no API key, or one that is not known."""
+
+
+class OperatorOnly(RequestError):
+    """Raised when a request would change what others are served with, and its API key is no
+    operator's."""
 
 
 class HostRefused(RequestError):

@@ -55,7 +55,9 @@ class MemberView:
     draining: bool
     """A person wants it to be free."""
     ranks: int
-    """Engines of the epoch that run on it; with none it may be unplugged."""
+    """Engines of all groups that run on it; with none it may be unplugged."""
+    held_bytes: int = 0
+    """What they take of its memory now: weights, caches, working space."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +129,24 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupView:
+    """One of all groups that have engines, or are to get new ones."""
+
+    model: str
+    replica: int
+    epoch: int
+    """0 while none runs."""
+    world: int
+    health: str
+    """"serving", or what is the matter."""
+    decode_tokens_per_second: float
+    """As in ClusterView."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterView:
-    """A picture of the whole cluster at one moment."""
+    """A picture of one group at one moment, and of the machines. Without a name it is the first
+    model's first group, with the health of that model, the requests and the counts of all."""
 
     model: ServedModel
     health: Health
@@ -152,6 +170,10 @@ class ClusterView:
     """The latest epochs that are over, the oldest first."""
     links: tuple[Pair, ...] = ()
     """The best way of each machine to each other, as it was measured last; none on loopback."""
+    replica: int = 0
+    """The group of the model that is shown."""
+    groups: tuple[GroupView, ...] = ()
+    """Which groups there are, of models that are loaded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ STATUS: dict[type[TandemError], grpc.StatusCode] = {
     errors.ModelDoesNotFit: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.OffsetLost: grpc.StatusCode.OUT_OF_RANGE,
     errors.AccessDenied: grpc.StatusCode.UNAUTHENTICATED,
+    errors.OperatorOnly: grpc.StatusCode.PERMISSION_DENIED,
     errors.HostRefused: grpc.StatusCode.PERMISSION_DENIED,
     errors.BodyTooSlow: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.BodyTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,

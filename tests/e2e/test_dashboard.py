@@ -89,5 +89,6 @@ async def test_the_page_asks_for_a_key(
 
 @needs_browser
 def test_the_page_loads_another_model(packages: None, random_model: Callable[[str], Path]) -> None:
-    with serving("--model", "demo", "--model", str(random_model("llama_30m"))) as server:
-        assert len(run("models.mjs", server.url, 120)) == 2
+    other = str(random_model("llama_30m"))
+    with serving("--model", "demo", "--model", other, "--kv-gb", "0.25") as server:
+        assert len(run("models.mjs", server.url, 120)) == 3

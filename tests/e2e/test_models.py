@@ -19,12 +19,16 @@ TURNS = 3
 
 
 @pytest.fixture(scope="module")
-def both(random_model: Callable[[str], Path]) -> Iterator[Server]:
-    """The demo model and a random one, with room for one: each takes about half of what
-    engines may use for its cache alone."""
+def both(
+    random_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """The demo model and a random one of a folder, with room for one: each takes about half of
+    what engines may use for its cache alone."""
     gigabytes = 0.45 * read_hardware().usable_bytes / 2**30
-    other = str(random_model("qwen3"))
-    with serving("--model", "demo", "--model", other, "--kv-gb", f"{gigabytes:.3f}") as server:
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "qwen3").symlink_to(random_model("qwen3"))
+    room = f"{gigabytes:.3f}"
+    with serving("--model", "demo", "--models-dir", str(folder), "--kv-gb", room) as server:
         yield server
 
 

@@ -124,6 +124,10 @@ class FakeRunner:
     def links(self) -> tuple[()]:
         return ()
 
+    def held_on(self, node_id: str) -> int:
+        group = self.coordinator.group
+        return group.held_on(node_id) if group is not None else 0
+
     async def run(self) -> None:
         key = self.share.model, self.share.replica
         try:
@@ -248,4 +252,4 @@ async def fleet_of(
 
 
 def _with(description: Any, memory: int) -> Any:
-    return replace(description, usable_bytes=memory, cores=2)
+    return replace(description, usable_bytes=memory, cores=2, agent_address="127.0.0.1:1")

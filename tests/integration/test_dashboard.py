@@ -116,6 +116,39 @@ async def test_samples_as_columns(http: httpx.AsyncClient, coordinator: FakeCoor
     assert (await http.get("/history?after=x")).status_code == 400
 
 
+async def test_a_long_history_is_sent_compressed_to_who_takes_it(
+    http: httpx.AsyncClient, coordinator: FakeCoordinator
+) -> None:
+    steps = tuple(0.02 + rank * 1e-4 for rank in range(64))
+    coordinator.sampled = [
+        Sample(n, n * 5.0, 1, 1.0, 2.0, 0, 1, (0.1, 0.2), (0.01, 0.02), 0.5, steps)
+        for n in range(1, 41)
+    ]
+    zipped = await http.get("/history", headers={"accept-encoding": "br, gzip"})
+    plain = await http.get("/history", headers={"accept-encoding": "identity"})
+    refused = await http.get("/history", headers={"accept-encoding": "gzip;q=0"})
+    assert zipped.headers["content-encoding"] == "gzip"
+    assert zipped.headers["content-type"] == plain.headers["content-type"] == "application/json"
+    assert int(zipped.headers["content-length"]) * 4 < int(plain.headers["content-length"])
+    for answer in (plain, refused):
+        assert "content-encoding" not in answer.headers
+        assert answer.content == zipped.content  # which the client has unpacked
+    assert {each.headers["vary"] for each in (zipped, plain)} == {"Accept-Encoding"}
+    short = await http.get("/history?after=39", headers={"accept-encoding": "gzip"})
+    assert "content-encoding" not in short.headers and short.json()["number"] == [40]
+
+
+async def test_streams_are_never_compressed(
+    http: httpx.AsyncClient, coordinator: FakeCoordinator
+) -> None:
+    coordinator.script = ["word "] * 2000
+    headers = {"accept-encoding": "gzip"}
+    async with http.stream("POST", CHAT, json=question(stream=True), headers=headers) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert "content-encoding" not in answer.headers
+        assert b"word " in b"".join([some async for some in answer.aiter_raw()])
+
+
 class TestKeys:
     async def test_the_page_needs_none_and_what_it_shows_does(
         self, coordinator: FakeCoordinator, tmp_path: Path

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from api.access import OPEN_POLICY, AccessPolicy
 from api.app import create_app
+from api.keys import KeyRing, add_key
 from cluster import demo
 from cluster.coordinator.fleet import Fleet
+from cluster.core.clock import ManualClock
+from cluster.core.view import Sample
 from cluster.text.tokenizer import Tokenizer
 from tests.conftest import wait_for
 from tests.integration.fake_fleet import FakeEngines, fleet_of, offer
@@ -39,11 +45,14 @@ TEXT = Tokenizer.load(demo.folder())
 
 @asynccontextmanager
 async def asked(
-    monkeypatch: pytest.MonkeyPatch, **options: Any
+    monkeypatch: pytest.MonkeyPatch,
+    size: int = 6,
+    access: AccessPolicy = OPEN_POLICY,
+    **options: Any,
 ) -> AsyncIterator[tuple[httpx.AsyncClient, Fleet, FakeEngines]]:
-    offers = [offer("a", 6), offer("b", 6), offer("huge", 60)]
+    offers = [offer("a", size), offer("b", size), offer("huge", 60)]
     async with fleet_of(monkeypatch, offers, tokenizer=TEXT, **options) as (fleet, engines):
-        app = create_app(fleet, sign_of_life=BEAT)
+        app = create_app(fleet, sign_of_life=BEAT, access=access)
         async with (
             running(app) as port,
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http,
@@ -196,7 +205,150 @@ async def test_counts_of_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [each["model"] for each in view["requests"]] == ["b"]
         assert view["counters"]["journal"] == 1
         metrics = (await http.get("/metrics")).text
+        assert 'model="huge"' not in metrics  # nobody has asked for it
         assert 'tandem_live_requests{model="b",phase="queued",replica="0"} 1.0' in metrics
         assert metrics.count("# TYPE tandem_live_requests gauge") == 1
         engines.gate.set()
         assert (await request).status_code == 200
+        await http.post("/models/unload", json={"model": "b"})
+        await wait_for(lambda: one(fleet, "b").state == "unloaded")
+        kept = (await http.get("/metrics")).text
+        assert 'tandem_generated_tokens_total{model="b",replica="0"} 8.0' in kept
+
+
+async def test_each_group_is_seen_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with asked(monkeypatch, 2, ranks=2, replicas=2) as (http, fleet, engines):
+
+        async def view(**named: Any) -> Any:
+            answer = await http.get("/cluster", params=named)
+            assert answer.status_code == 200, answer.text
+            return answer.json()
+
+        await wait_for(lambda: len(engines.running) == 2)
+        fleet.load("b")
+        await wait_for(lambda: len(engines.running) == 4)
+        groups = (await view())["groups"]
+        names = [(each["model"], each["replica"]) for each in groups]
+        assert names == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]  # and not the one that is not here
+        assert {(each["world"], each["health"]) for each in groups} == {(1, "serving")}
+        assert len({each["epoch"] for each in groups}) == 4
+        engines.slow.clear()
+        body = {**SAID, "model": "b", "max_tokens": 8}
+        requests = [
+            asyncio.create_task(http.post("/v1/chat/completions", json=body)) for _ in range(3)
+        ]
+        await wait_for(lambda: fleet.find("b").use().running + fleet.find("b").use().waiting == 3)
+        seen = []
+        for group in groups:
+            shown = await view(model=group["model"], replica=group["replica"])
+            assert (shown["model"]["id"], shown["replica"]) == (group["model"], group["replica"])
+            assert (shown["epoch"], shown["groups"]) == (group["epoch"], groups)
+            assert shown["counters"]["journal"] == len(shown["requests"])
+            of = {(each["model"], each["replica"]) for each in shown["requests"]}
+            assert of <= {(group["model"], group["replica"])}
+            (machine,) = shown["members"]
+            assert (machine["ranks"], machine["held_bytes"]) == (4, 20)
+            seen.append(len(shown["requests"]))
+        assert seen == [0, 0, 2, 1]
+        assert (await view(model="b"))["replica"] == 0
+        assert (await view(replica=1))["epoch"] == groups[1]["epoch"]
+        whole = await view()
+        assert (whole["model"]["id"], whole["replica"]) == ("a", 0)
+        assert whole["counters"]["journal"] == len(whole["requests"]) == 3
+        engines.slow.set()
+        assert [answer.status_code for answer in await asyncio.gather(*requests)] == [200] * 3
+        unloaded = await view(model="huge")
+        assert (unloaded["epoch"], unloaded["health"]["reason"]) == (0, "not loaded")
+
+
+async def test_each_group_has_a_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.coordinator.trend.EVERY", math.inf)
+    async with asked(monkeypatch, 2, ranks=2, replicas=2) as (http, fleet, _):
+        for number, group in enumerate(fleet.default.groups, 10):
+            group.trend.samples.append(Sample(number, 5.0, 1, 0.0, 0.0, 0, 0, None, None, None, ()))
+
+        async def numbers(**named: Any) -> Any:
+            return (await http.get("/history", params=named)).json()["number"]
+
+        assert await numbers() == await numbers(model="a") == [10]
+        assert await numbers(replica=1) == await numbers(after=10, replica=1) == [11]
+        assert await numbers(after=11, model="a", replica=1) == []
+        assert await numbers(model="b") == []
+
+
+@pytest.mark.parametrize("path", ["/cluster", "/history"])
+async def test_groups_that_are_not_there(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with asked(monkeypatch) as (http, _, _):
+        for query, status, code, said in (
+            ("model=nobody", 404, "model_not_found", "'nobody'"),
+            ("model=b&replica=1", 404, "not_found", "b has one group, replica 0, and no replica 1"),
+            ("replica=x", 400, None, "replica: must be a whole number from 0, and is 'x'"),
+            ("replica=-1", 400, None, "is '-1'"),
+        ):
+            answer = await http.get(f"{path}?{query}")
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"]) == (status, code)
+            assert said in error["message"]
+            assert error["param"] == query.partition("=")[0] or "replica" in query
+
+
+class TestWhoMayAct:
+    ORDERS = (
+        ("/models/load", {"model": "b", "pin": True}, 202),
+        ("/models/unload", {"model": "b"}, 200),
+        ("/api/generate", {"model": "a", "keep_alive": 0}, 200),
+        ("/api/chat", {"model": "a", "messages": [], "keep_alive": 0}, 200),
+        ("/cluster/drain", {"node": "nowhere"}, 404),
+    )
+
+    @pytest.fixture
+    def keys(self, tmp_path: Path) -> tuple[AccessPolicy, dict[str, str], dict[str, str]]:
+        path = tmp_path / "keys.json"
+        ann, chief = add_key(path, "ann"), add_key(path, "chief", operator=True)
+        policy = AccessPolicy(keys=KeyRing(path, ManualClock()))
+        return policy, {"x-api-key": ann}, {"x-api-key": chief}
+
+    async def test_what_concerns_others_takes_an_operator(
+        self, keys: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        policy, ann, chief = keys
+        async with asked(monkeypatch, 2, policy) as (http, fleet, _):
+            for path, body, status in self.ORDERS:
+                before = [(each.state, each.pinned) for each in fleet.models()]
+                refused = await http.post(path, json=body, headers=ann)
+                assert refused.status_code == 403, refused.text
+                assert "tandem key add NAME --operator" in refused.text
+                assert [(each.state, each.pinned) for each in fleet.models()] == before
+                assert (await http.post(path, json=body, headers=chief)).status_code == status
+                await wait_for(lambda: all(v.state in ("loaded", "unloaded") and not v.progress
+                                           for v in fleet.models()))  # fmt: skip
+
+    async def test_it_is_refused_as_each_dialect_does(
+        self, keys: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        policy, ann, _ = keys
+        async with asked(monkeypatch, 2, policy) as (http, _, _):
+            body = {"model": "b"}
+            ours = (await http.post("/models/load", json=body, headers=ann)).json()["error"]
+            assert (ours["type"], ours["code"]) == ("invalid_request_error", "operator_only")
+            headers = {**ann, "anthropic-version": "2023-06-01"}
+            theirs = (await http.post("/models/load", json=body, headers=headers)).json()
+            assert theirs["error"]["type"] == "permission_error"
+            last = await http.post("/api/generate", json={**body, "keep_alive": 0}, headers=ann)
+            assert list(last.json()) == ["error"] and "an operator's" in last.json()["error"]
+
+    async def test_who_may_ask_has_a_model_loaded_and_not_for_longer(
+        self, keys: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        policy, ann, chief = keys
+        async with asked(monkeypatch, 2, policy, keep_alive=300.0) as (http, fleet, _):
+            empty = {"model": "b", "keep_alive": -1}
+            said = {**PATHS["/api/chat"], **empty, "stream": False}
+            for path, body in (("/api/generate", empty), ("/api/chat", said)):
+                answer = await http.post(path, json=body, headers=ann)
+                assert (answer.status_code, one(fleet, "b").state) == (200, "loaded")
+                assert one(fleet, "b").keep_alive_seconds == 300.0
+            await http.post("/api/chat", json=said, headers=chief)
+            assert one(fleet, "b").keep_alive_seconds is None
+            for path in ("/models", "/models/placement?model=b", "/cluster?model=b", "/history"):
+                assert (await http.get(path, headers=ann)).status_code == 200

@@ -4,6 +4,8 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { apiKey, forgetKey, getJson, keyWanted } from "./api";
 import { ChartsPage } from "./charts/page";
 import { ChatPage } from "./chat/page";
+import { speedOf } from "./cluster/group";
+import { Grouped } from "./cluster/grouped";
 import { ClusterPage } from "./cluster/page";
 import { rate } from "./format";
 import { KeyDialog } from "./key";
@@ -69,11 +71,16 @@ export function App() {
 function Page({ place, cluster }: { place: Place; cluster: Polled<Cluster> }) {
   switch (place) {
     case "cluster":
-      return <ClusterPage view={cluster.data} />;
+      return (
+        <Grouped
+          view={cluster.data}
+          page={(view, query) => <ClusterPage view={view} query={query} />}
+        />
+      );
     case "requests":
       return <RequestsPage />;
     case "charts":
-      return <ChartsPage view={cluster.data} />;
+      return <Grouped view={cluster.data} page={(view, query) => <ChartsPage view={view} query={query} />} />;
     case "models":
       return <ModelsPage view={cluster.data} />;
     case "chat":
@@ -117,7 +124,7 @@ function Status({ cluster: { data, error } }: { cluster: Polled<Cluster> }) {
         {text}
       </span>
       {data && !error ? (
-        <span class="speed">{rate(data.decode_tokens_per_second)} tok/s</span>
+        <span class="speed">{rate(speedOf(data))} tok/s</span>
       ) : null}
     </div>
   );

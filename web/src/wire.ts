@@ -33,6 +33,17 @@ export interface Member {
   presence: string;
   draining: boolean;
   ranks: number;
+  /** By the engines of all groups. */
+  held_bytes: number;
+}
+
+export interface Group {
+  model: string;
+  replica: number;
+  epoch: number;
+  world: number;
+  health: string;
+  decode_tokens_per_second: number;
 }
 
 export interface Epoch {
@@ -78,6 +89,8 @@ export interface Cluster {
   members: Member[];
   history: Epoch[];
   links: Pair[];
+  replica: number;
+  groups: Group[];
 }
 
 export interface LiveRequest {

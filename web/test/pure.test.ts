@@ -1,11 +1,12 @@
 import { describe, expect, test } from "vitest";
 import { ceiling, medianOf, merged, pathOf, perByte, straggler, told } from "../src/charts/series";
 import { highlight } from "../src/chat/highlight";
+import { groupOf, labelOf, nameOf, queryOf, speedOf } from "../src/cluster/group";
 import { memoryOf } from "../src/cluster/memory";
 import { ringOf } from "../src/cluster/ring";
 import { brief, bytes, duration, gigabits, rate, reading, roundTrip, shareOf } from "../src/format";
 import { rangeOf } from "../src/parts/window";
-import type { Cluster, History, Node, Pair, Rank } from "../src/wire";
+import type { Cluster, Group, History, Node, Pair, Rank } from "../src/wire";
 
 describe("numbers", () => {
   test("for people", () => {
@@ -98,6 +99,14 @@ describe("machines", () => {
     expect(memoryOf(node("a"), [rank(0, "a", 10, 130)])).toMatchObject({ usable: 130, free: 0 });
   });
 
+  test("have what other groups hold", () => {
+    const ranks = [rank(0, "a"), rank(1, "b")];
+    expect(memoryOf(node("a"), ranks, 70)).toMatchObject({ kv: 20, others: 40, free: 30 });
+    expect(memoryOf(node("a"), ranks, 30)).toMatchObject({ others: 0, free: 70 });
+    expect(memoryOf(node("a"), ranks)).toMatchObject({ others: 0, free: 70 });
+    expect(memoryOf(node("a"), ranks, 120)).toMatchObject({ usable: 120, others: 90, free: 0 });
+  });
+
   test("form a ring in the order of their ranks, with the worse of two directions", () => {
     const names = ["a", "b", "c"];
     const links: Pair[] = [
@@ -118,6 +127,31 @@ describe("machines", () => {
     expect(dots.map(({ name }) => name)).toEqual(["rank 0", "rank 1"]);
     expect(edges).toMatchObject([{ used: true, link: "ethernet" }]);
     expect(ringOf(view([], []), [], 400, 150)).toEqual({ dots: [], edges: [] });
+  });
+});
+
+describe("groups", () => {
+  const group = (model: string, replica = 0): Group => ({
+    model, replica, epoch: 1, world: 1, health: "serving", decode_tokens_per_second: 10,
+  });
+  const view = (groups: Group[]) =>
+    ({ model: { id: "a" }, replica: 0, groups, decode_tokens_per_second: 7 }) as Cluster;
+  const [first, second, other] = [group("a"), group("a", 1), group("o/b&c")];
+
+  test("are asked for by name where there is a choice", () => {
+    expect(groupOf(view([]), "")).toBe(null);
+    expect(groupOf(view([first]), nameOf(other))).toBe(null);
+    expect(groupOf(view([first, second]), "")).toBe(first);
+    expect(groupOf(view([first, second, other]), nameOf(other))).toBe(other);
+    expect(groupOf(view([first, second]), nameOf(other))).toBe(first);
+    expect(groupOf(view([other]), "")).toBe(other);
+    expect([queryOf(null), queryOf(other)]).toEqual(["", "&model=o%2Fb%26c&replica=0"]);
+  });
+
+  test("have names, and a speed together", () => {
+    const groups = [first, second, other];
+    expect(groups.map((each) => labelOf(each, groups))).toEqual(["a, replica 0", "a, replica 1", "o/b&c"]);
+    expect([speedOf(view([])), speedOf(view(groups))]).toEqual([7, 30]);
   });
 });
 

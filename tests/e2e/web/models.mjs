@@ -1,7 +1,7 @@
 // The page against a real server of two models: node models.mjs URL CHROMIUM
 import assert from "node:assert/strict";
 
-import { check, finish, json, until, withBrowser } from "./browser.mjs";
+import { check, finish, json, until, violations, withBrowser } from "./browser.mjs";
 
 const [, , url, executable] = process.argv;
 
@@ -41,6 +41,37 @@ await withBrowser(executable, async (browser) => {
       const now = await json(`${url}/models`);
       return now.models.find((model) => model.id === other).state === "loaded";
     }, "loaded");
+    await close();
+  });
+
+  await check("each group can be looked at", async () => {
+    const { groups } = await json(`${url}/cluster`);
+    assert.deepEqual(groups.map(({ model }) => model).sort(), models.map(({ id }) => id).sort());
+    const { page, seen, close } = await browser.open({ width: 360, height: 800 });
+    await page.goto(url);
+    const choice = page.getByRole("combobox", { name: "Group" });
+    const own = groups[0].model;
+    await page.getByRole("heading", { level: 1, name: own }).waitFor();
+    await choice.focus();
+    await page.keyboard.press("ArrowDown");
+    await page.getByRole("heading", { level: 1, name: other }).waitFor();
+    assert.ok(await choice.evaluate((select) => select === document.activeElement));
+    await page.locator(".card .legend").getByText("other groups").waitFor();
+    assert.deepEqual(await violations(page), []);
+    const over = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+    assert.ok(over <= 0, `${over} px too wide`);
+    const asked = page.waitForRequest((request) => /\/history\?.*model=/.test(request.url()));
+    await page.getByRole("link", { name: "Charts" }).click();
+    assert.equal(new URL((await asked).url()).searchParams.get("model"), other);
+    assert.deepEqual(await violations(page), []);
+    await json(`${url}/models/unload`, {
+      method: "POST", headers: { "content-type": "application/json" },
+      body: JSON.stringify({ model: other }),
+    });
+    await choice.waitFor({ state: "detached", timeout: 30_000 });
+    await page.getByRole("link", { name: "Cluster" }).click();
+    await page.getByRole("heading", { level: 1, name: own }).waitFor();
+    assert.deepEqual(seen.errors, []);
     await close();
   });
 });

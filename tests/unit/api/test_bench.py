@@ -39,7 +39,7 @@ REPORT = {
 
 @pytest.fixture
 def bench(tokenizer: Tokenizer) -> BenchChat:
-    def view() -> ClusterView:
+    def view(model: str) -> ClusterView:
         ranks = tuple(RankView(i, "n", "", 1, 0, 0, 100 * (i + 1), 0, 0) for i in range(2))
         return replace(FakeCoordinator(tokenizer).view(), world=2, ranks=ranks)
 

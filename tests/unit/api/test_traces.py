@@ -58,7 +58,7 @@ def test_nothing_is_there_for_what_is_not_traced() -> None:
     assert traces.find("last", ANYONE) is None
 
 
-def test_the_last_is_the_callers_own() -> None:
+def test_the_last_is_the_callers_own_or_anyones_for_an_operator() -> None:
     clock = ManualClock()
     traces, me, other = Traces(clock, every=4), Caller(owner="me"), Caller(owner="other")
     for name, caller in (("req_1", me), ("req_2", me), ("req_3", other)):
@@ -68,6 +68,10 @@ def test_the_last_is_the_callers_own() -> None:
     found = traces.find("last", me)
     assert found is not None and found.timeline.name == "req_2"
     assert traces.find("req_3", me) is None
+    chief = Caller(owner="chief", operator=True)
+    for shown in ("last", "req_3"):
+        found = traces.find(shown, chief)
+        assert found is not None and found.timeline.name == "req_3"
 
 
 async def test_what_waits_for_the_exporter_is_bounded_and_sent_at_the_end() -> None:

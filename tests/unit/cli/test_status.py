@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from typing import Any
 
 import pytest
@@ -16,8 +17,11 @@ from cluster.core.request import Phase, Progress
 from cluster.core.view import (
     ClusterView,
     Counters,
+    GroupView,
     Health,
+    ModelView,
     RankView,
+    ReplicaView,
     RequestView,
     ServedModel,
 )
@@ -81,10 +85,17 @@ def as_json(view: ClusterView) -> Any:
     return json.loads(json.dumps(dataclasses.asdict(view)))
 
 
-def drawn(view: ClusterView) -> str:
-    console = Console(width=160)
+def a_model(name: str, state: str, groups: int = 1, **fields: Any) -> ModelView:
+    up = 1 if state == "loaded" else 0
+    replicas = tuple(ReplicaView(n, up, up, "single", "", ()) for n in range(groups))
+    base = ModelView(name, state, False, False, 8192, 1, 0, 0.0, "", "", replicas)
+    return dataclasses.replace(base, **fields)
+
+
+def drawn(view: ClusterView, models: tuple[ModelView, ...] = (), width: int = 160) -> str:
+    console = Console(width=width)
     with console.capture() as capture:
-        console.print(picture(view))
+        console.print(picture(view, models, width))
     return capture.get()
 
 
@@ -121,7 +132,55 @@ def test_an_orphan_token_is_called_a_bug() -> None:
     assert "please report" in drawn(dataclasses.replace(VIEW, counters=counters))
 
 
+def test_ranks_have_names_on_a_narrow_terminal_too() -> None:
+    narrow = [line.split() for line in drawn(VIEW, width=80).splitlines()]
+    assert [line[:3] for line in narrow if line[:1] in (["rank"], ["0"], ["1"])] == [
+        ["rank", "node", "weights"],
+        ["0", "mini", "8.0"],
+        ["1", "n2", "8.0"],
+    ]
+    assert "endpoint" not in drawn(VIEW, width=80)
+    assert "10.0.0.2:5000" in drawn(VIEW)
+
+
+def test_models_and_groups_are_told_where_there_are_several() -> None:
+    assert "Models" not in drawn(VIEW, (a_model("tandem-demo", "loaded"),))
+    assert "2 of 2" in drawn(VIEW, (a_model("tandem-demo", "loaded", 2),))
+    models = (
+        a_model("tandem-demo", "loaded", pinned=True, requests=3),
+        a_model("other", "loading", progress="loading other: rank 0: weights 42%"),
+        a_model("broken", "failed", error="no room"),
+    )
+    told = drawn(VIEW, models)
+    for line in (
+        r"tandem-demo +loaded, pinned +1 of 1 +3",
+        r"other +loading +0 of 1 +0 +loading other: rank 0: weights 42%",
+        r"broken +failed +0 of 1 +0 +no room",
+    ):
+        assert re.search(line, told), told
+
+
+def test_which_group_it_is_and_whose_requests() -> None:
+    assert "replica" not in drawn(VIEW) and "group" not in drawn(VIEW)
+    groups = tuple(GroupView("tandem-demo", n, n + 1, 1, "serving", 0.0) for n in range(2))
+    mine, theirs = VIEW.requests
+    requests = (mine, dataclasses.replace(theirs, model="other", replica=1))
+    told = drawn(dataclasses.replace(VIEW, replica=1, groups=groups, requests=requests))
+    assert "replica 1; others: --model, --replica" in told
+    assert re.search(r"chatcmpl-b +other 1 +queued", told)
+
+
+def test_another_group_is_asked_for(server: CannedServer) -> None:
+    view = dataclasses.replace(VIEW, epoch=77)
+    server.answers["/cluster?model=org%2Fother&replica=1"] = (200, as_json(view))
+    server.answers["/cluster?replica=0"] = (404, {"error": {"message": "no such group"}})
+    server.answers["/models"] = (200, {"models": [dataclasses.asdict(a_model("a", "loaded"))]})
+    assert "epoch 77" in invoke(server, "--model", "org/other", "--replica", "1").stdout
+    assert "no such group" in invoke(server, "--replica", "0").stderr
+
+
 def test_tables_or_json(server: CannedServer) -> None:
+    server.answers["/models"] = (200, {"models": []})
     server.answers["/cluster"] = (200, as_json(VIEW))
     tables = invoke(server)
     assert tables.exit_code == 0
@@ -132,6 +191,7 @@ def test_tables_or_json(server: CannedServer) -> None:
 def test_an_unhealthy_server_is_shown_and_fails(server: CannedServer) -> None:
     view = dataclasses.replace(VIEW, health=Health(False, "rank 1 is silent"), requests=())
     server.answers["/cluster"] = (200, as_json(view))
+    server.answers["/models"] = (200, {"models": []})
     result = invoke(server)
     assert result.exit_code == 1
     assert "rank 1 is silent" in result.stdout
@@ -172,6 +232,7 @@ def test_watch_goes_on_when_the_server_goes_away(
     server: CannedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.answers["/cluster"] = (200, as_json(VIEW))
+    server.answers["/models"] = (200, {"models": []})
     looks = 0
 
     def sleep(seconds: float) -> None:

@@ -24,12 +24,13 @@ const SLOW = 1.25;
 /** Seconds. They read every 256 steps, which may take longer than a sample. */
 const READ_GAP = 120;
 
-export function ChartsPage({ view }: { view: Cluster | null }) {
+/** `query` names the group, which `view` is of. */
+export function ChartsPage({ view, query }: { view: Cluster | null; query: string }) {
   const [chosen, setChosen] = useState<number | null>(null);
   const { data, error } = usePoll<History>(async (signal, before) => {
     const after = before?.number.at(-1) ?? 0;
-    return merged(before, await getJson<History>(`/history?after=${after}`, signal));
-  }, 5000);
+    return merged(before, await getJson<History>(`/history?after=${after}${query}`, signal));
+  }, 5000, query);
   if (!data) return <Empty>{error || "Waiting for the server."}</Empty>;
   const covered = data.at.length ? data.now - data.at[0]! : 0;
   const span = chosen ?? SPANS.find(([seconds]) => covered <= seconds)?.[0] ?? 3600;

@@ -20,7 +20,7 @@ export function Nodes({ view }: { view: Cluster }) {
             key={node.node_id}
             node={node}
             member={members.get(node.node_id)}
-            memory={memoryOf(node, view.ranks)}
+            memory={memoryOf(node, view.ranks, members.get(node.node_id)?.held_bytes)}
           />
         ))}
         {others.map((member) => (
@@ -28,6 +28,7 @@ export function Nodes({ view }: { view: Cluster }) {
             <h3>{member.hostname}</h3>
             <p>
               <Presence member={member} /> not used by this epoch
+              {member.held_bytes ? `; other groups hold ${bytes(member.held_bytes)}` : ""}
             </p>
           </li>
         ))}
@@ -70,17 +71,25 @@ function same(one: Card, other: Card): boolean {
     one.member?.draining === other.member?.draining &&
     one.memory.usable === other.memory.usable &&
     one.memory.kv === other.memory.kv &&
+    one.memory.others === other.memory.others &&
     one.memory.weights === other.memory.weights &&
     one.memory.ranks.length === other.memory.ranks.length &&
     one.memory.ranks.every((rank, index) => rank.rank === other.memory.ranks[index]?.rank)
   );
 }
 
-export function partsOf(memory: Omit<Memory, "ranks">): Part[] {
+function partsOf(memory: Memory): Part[] {
+  const part = (kind: Part["kind"], name: string, size: number): Part => ({
+    kind,
+    name,
+    size,
+    told: bytes(size),
+  });
   return [
-    { kind: "weights", name: "weights", size: memory.weights, told: bytes(memory.weights) },
-    { kind: "kv", name: "KV and work", size: memory.kv, told: bytes(memory.kv) },
-    { kind: "free", name: "free", size: memory.free, told: bytes(memory.free) },
+    part("weights", "weights", memory.weights),
+    part("kv", "KV and work", memory.kv),
+    ...(memory.others ? [part("others", "other groups", memory.others)] : []),
+    part("free", "free", memory.free),
   ];
 }
 

@@ -9,11 +9,12 @@ import { Links } from "./links";
 import { Nodes } from "./nodes";
 import { Ranks } from "./ranks";
 
-export function ClusterPage({ view }: { view: Cluster | null }) {
+/** `query` names the group. */
+export function ClusterPage({ view, query }: { view: Cluster | null; query: string }) {
   // Links change with the group, and grow with its square.
-  const about = view ? `${view.epoch} ${view.members.length}` : "";
+  const about = view ? `${view.epoch} ${view.members.length} ${query}` : "";
   const linked = usePoll(
-    async (signal) => (await getJson<Cluster>("/cluster?without=requests", signal)).links,
+    async (signal) => (await getJson<Cluster>(`/cluster?without=requests${query}`, signal)).links,
     30_000,
     about,
   );

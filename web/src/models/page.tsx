@@ -30,7 +30,8 @@ export function ModelsPage({ view }: { view: Cluster | null }) {
   };
   const several = data?.found ?? null;
   const models = several?.models ?? (data && view ? [theOne(view)] : []);
-  const names = new Map(view?.nodes.map((node) => [node.node_id, node.hostname]) ?? []);
+  const machines = view ? [...view.members, ...view.nodes] : [];
+  const names = new Map(machines.map((each) => [each.node_id, each.hostname]));
   return (
     <>
       <h1>Models</h1>

@@ -23,7 +23,7 @@ export function Tile({ name, value, note }: { name: string; value: string; note?
 export interface Part {
   name: string;
   /** Its colour's class. */
-  kind: "weights" | "kv" | "free" | "over";
+  kind: "weights" | "kv" | "others" | "free" | "over";
   size: number;
   told: string;
 }
