@@ -261,11 +261,11 @@ async def _gather(
     if members.trust is not None:
         command += " --token TOKEN (`tandem token create` prints one)"
     _say(console, f"waiting for {options.joining} to run: {command}")
-    here = len(members.roster)
+    here, seen = len(members.roster), members.changes.count
     wanted = here + options.joining
     while here < wanted:
-        await members.changed.wait()
-        members.changed.clear()
+        await members.changes.beyond(seen)
+        seen = members.changes.count
         for node in list(members.roster)[here:]:
             (member,) = members.of([node])
             _say(console, f"{member.description.hostname} joined")

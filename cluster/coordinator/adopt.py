@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from cluster.coordinator.epoch import Place, Recipe, stop
 from cluster.coordinator.members import Member
+from cluster.coordinator.share import Share
 from cluster.core.errors import NodeUnreachable
 
 
@@ -38,6 +39,30 @@ def whole(places: Iterable[Place], recipe: Recipe) -> list[Place]:
         if sorted(groups[key]) == list(range(key[0])):
             return [groups[key][rank] for rank in range(key[0])]
     return []
+
+
+def take_over(
+    found: Sequence[Place],
+    members: Sequence[Member],
+    layers: tuple[int, ...],
+    recipe: Recipe,
+    share: Share,
+) -> tuple[list[Place], list[Place]]:
+    """Of the engines `found` on these machines, a whole group that `share` takes from here on, by
+    rank, if it is its first look and there is one on just these; and those to end. Neither has
+    engines of an epoch of this coordinator, nor what another group of the model may still take."""
+    left = [place for place in found if place.spec.secret not in share.all.secrets]
+    first, share.looked = not share.looked, True
+    size = sum(member.ranks for member in members), layers
+    sized = [place for place in left if (place.spec.plan.world, place.spec.plan.layers) == size]
+    group = whole(sized, recipe) if first else []
+    if {place.member for place in group} != set(members):
+        group = []
+    if group:
+        share.secret = group[0].spec.secret
+    coming = any(not sibling.looked for sibling in share.siblings)
+    others = [place for place in left if place not in group]
+    return group, [place for place in others if not (coming and recipe.same(place.spec))]
 
 
 async def clear(places: Iterable[Place], incarnation: int) -> None:

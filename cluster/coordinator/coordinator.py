@@ -158,8 +158,12 @@ class Coordinator:
         self.check_accepting()
         now = self.clock.now()
         request = request_of(order, self.model, self.limits, self.tokenizer, now, prefix)
-        most = self.limits.queue + self.limits.sequences
-        return self.live.enter(request, order, self.tokenizer, most)
+        return self.live.enter(request, order, self.tokenizer, self.limits.requests)
+
+    @property
+    def full(self) -> bool:
+        """It takes no more requests: as many wait as may."""
+        return self.live.full(self.limits.requests)
 
     def check_accepting(self) -> None:
         """Raise NotReady or ShuttingDown when requests can't be taken now."""

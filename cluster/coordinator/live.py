@@ -79,9 +79,15 @@ class LiveRequests:
         now = self._clock.now()
         if self.scheduler is not None and not self.held:
             return self.scheduler.submit(channel, request, now)
-        if len(self.journal) >= most:
+        if self.full(most):
             raise QueueFull(f"{len(self.journal)} requests are waiting already", retry_after=5)
         return Sequence(request, now)
+
+    def full(self, most: int) -> bool:
+        """`enter` would take no more requests now, with the same `most`."""
+        if self.scheduler is not None and not self.held:
+            return self.scheduler.full
+        return len(self.journal) >= most
 
     def release(self) -> None:
         """Those that were kept out of the plan come into it."""

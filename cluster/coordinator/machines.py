@@ -64,7 +64,7 @@ class Machines:
                 for group in groups:
                     group.regroup()
         node.draining = draining
-        self._shares.members.changed.set()
+        self._shares.members.changes.note()
         return self._view(node)
 
     def _view(self, node: Node) -> MemberView:

@@ -16,6 +16,7 @@ from typing import Self
 
 import structlog
 
+from cluster.coordinator.changes import Changes
 from cluster.coordinator.trust import Trust
 from cluster.core.clock import Clock
 from cluster.core.cluster import NodeDescription
@@ -89,8 +90,8 @@ class Members:
         self.address = ""
         """"host:port" where workers join; empty while none can."""
         self.roster = Roster()
-        self.changed = asyncio.Event()
-        """Set whenever a machine comes, goes or is to be drained."""
+        self.changes = Changes()
+        """A machine has come or gone, or is to be drained."""
         self._clock = clock
         self._tasks = tasks
         self._members: dict[str, Member] = {}
@@ -221,7 +222,7 @@ class Members:
             # At once: whoever joins from here on is attended to anew.
             self._attended.remove(address)
             self.roster.leave(node.id, node.incarnation)
-            self.changed.set()
+            self.changes.note()
         finally:
             attending.cancel()
             await asyncio.wait([attending])
@@ -260,7 +261,7 @@ class Members:
             name=description.hostname,
         )
         self._members[member.id] = member
-        self.changed.set()
+        self.changes.note()
         return member
 
     def _compare(self, node: NodeDescription) -> None:
@@ -296,7 +297,7 @@ class Members:
                     continue
                 if self.trust.is_revoked(member.id):
                     self.roster.leave(member.id, member.description.incarnation)
-                    self.changed.set()
+                    self.changes.note()
                     self.trust.require(member.id)
                 if (revoked := told | self.trust.revoked()) != told:
                     await member.client.refuse(revoked)

@@ -10,7 +10,6 @@ from cluster.coordinator.served import Forms
 from cluster.coordinator.share import Share
 from cluster.core.errors import DoesNotFit, SetupError
 from cluster.membership.choice import choose
-from cluster.membership.deal import deal
 from cluster.membership.fleet import Known
 from cluster.membership.roster import Node
 
@@ -64,8 +63,7 @@ def _chosen(
     explain: bool,
 ) -> tuple[list[Node], Fitting]:
     share, members = site.share, site.share.all.members
-    usable = members.roster.usable(now)
-    part = deal(usable, others, len(others) + 1) if others else usable
+    part = share.all.deal(others, now) if others else members.roster.usable(now)
 
     def fit(nodes: Sequence[Node]) -> Fitting:
         return site.forms.fit(share.left_of(members.of(nodes), gone))

@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from cluster.coordinator.adopt import clear, left_behind, whole
+from cluster.coordinator.adopt import clear, left_behind, take_over
 from cluster.coordinator.coordinator import Coordinator
 from cluster.coordinator.drive import WATCH_SECONDS, drive, first_leaf
 from cluster.coordinator.epoch import (
@@ -119,7 +119,7 @@ class Runner:
         epochs = self._epochs
         while True:
             members: list[Member] = []
-            self._members.changed.clear()
+            seen = self._members.changes.count
             try:
                 usable = self._share.usable(self._coordinator.clock.now())
                 await self._paths.probe(await self._members.answering(usable))
@@ -138,11 +138,11 @@ class Runner:
                 assert isinstance(failure, SetupError)
                 if members and self._paths.rdma(members, self._paths.ring(members)):
                     self._paths.rdma_failed = True
-                epochs.failed(failure)
+                epochs.failed(failure, others=self._share.others_ran)
                 self._ended(failure)
             self._coordinator.settled = True
             self._changed()
-            await self._pause(epochs.pause)
+            await self._pause(epochs.pause, seen)
 
     # For the machines' view
 
@@ -241,31 +241,11 @@ class Runner:
         """A whole group of this model that an earlier coordinator has left on these machines, if
         there is one, which nobody else takes from here on. What else was left is ended, but for
         what another group of the model may still go on with."""
-        share, recipe = self._share, self._recipe
-        async with share.all.looking:
+        recipe = self._recipe
+        async with self._share.all.looking:
             found = await left_behind(members, recipe.incarnation)
-            left = [place for place in found if place.spec.secret not in share.all.secrets]
-            first, share.looked = not share.looked, True
-            world = sum(member.ranks for member in members)
-            sized = [
-                place
-                for place in left
-                if (place.spec.plan.world, place.spec.plan.layers) == (world, layers)
-            ]
-            group = whole(sized, recipe) if first else []
-            if {place.member for place in group} != set(members):
-                group = []
-            if group:
-                share.secret = group[0].spec.secret
-            coming = any(not sibling.looked for sibling in share.siblings)
-            await clear(
-                (
-                    place
-                    for place in left
-                    if place not in group and not (coming and recipe.same(place.spec))
-                ),
-                recipe.incarnation,
-            )
+            group, rest = take_over(found, members, layers, recipe, self._share)
+            await clear(rest, recipe.incarnation)
         return group
 
     @property
@@ -314,11 +294,12 @@ class Runner:
             if self._coordinator.scheduler is None:
                 self._coordinator.look()
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait so long, unless a machine has come or gone since the attempt began, or does."""
+    async def _pause(self, seconds: float, seen: int) -> None:
+        """Wait so long, unless a machine has come or gone since the attempt began, or does; `seen`
+        were the changes then."""
         try:
             async with asyncio.timeout(seconds):
-                await self._members.changed.wait()
+                await self._members.changes.beyond(seen)
         except TimeoutError:
             pass
 

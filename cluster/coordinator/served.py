@@ -16,7 +16,7 @@ from cluster.coordinator.paths import Paths
 from cluster.coordinator.runner import Fitting
 from cluster.core.channel import ChannelState
 from cluster.core.config import Limits
-from cluster.core.errors import NotFound, SetupError, TandemError
+from cluster.core.errors import NotFound, QueueFull, SetupError, TandemError
 from cluster.core.ids import RequestId
 from cluster.core.request import Order
 from cluster.core.view import Health, ServedModel
@@ -116,9 +116,11 @@ class Served:
 
     def submit(self, order: Order, *, prefix: str = "chatcmpl") -> Generation:
         """Take a request; a model that is not loaded is loaded for it. Raises what Coordinator
-        does, and ModelDoesNotFit."""
+        does, and ModelDoesNotFit; QueueFull when no group has room, or all together have as many as
+        they may."""
         try:
             self._check(self.id)
+            self._check_room()
         except TandemError as error:
             self.groups[0].tally.refused(error)
             raise
@@ -173,6 +175,13 @@ class Served:
                     taker = min(takers, key=lambda other: len(other.live.journal))
                     taker.live.take(*group.live.give(entry.request.id))
 
+    def _check_room(self) -> None:
+        """Raise QueueFull when the groups together have as many requests as they may: one can
+        have more than its part, and would get more whenever another hands over all of its own."""
+        live = sum(len(group.live.journal) for group in self.groups)
+        if len(self.groups) > 1 and live >= sum(group.limits.requests for group in self.groups):
+            raise QueueFull(f"{live} requests are here already", retry_after=5)
+
     def _route(self, order: Order) -> Coordinator:
         there = [group for group in self.groups if group.health().ok] or self.groups
         if len(there) == 1:
@@ -184,4 +193,4 @@ def _seat(group: Coordinator, order: Order) -> Seat:
     held = 0
     if group.scheduler is not None and order.cache:
         held = group.scheduler.holds(order.scope, order.prompt)
-    return Seat(held, len(group.live.journal))
+    return Seat(held, len(group.live.journal), full=group.full)

@@ -32,6 +32,13 @@ class Shares:
         self._shares.append(share)
         return share
 
+    def deal(self, taken: Sequence[Mapping[str, int]], now: float) -> list[Node]:
+        """What the next epoch of a group may use beside the other groups of its model, which have
+        `taken` so much: see deal.py. What failed on a machine leaves it out only where another is
+        left for this group."""
+        roster, groups = self.members.roster, len(taken) + 1
+        return deal(roster.usable(now), taken, groups) or deal(roster.present(now), taken, groups)
+
     @property
     def secrets(self) -> set[str]:
         """Of all epochs that are being formed, or run: their engines are not left behind."""
@@ -65,6 +72,8 @@ class Share:
         self.kind = "single"
         self.secret = ""
         """Of the epoch that runs or is being formed."""
+        self.ran = False
+        """An epoch has begun, since the model was loaded."""
         self.looked = False
         """It has looked for engines that an earlier coordinator has left."""
         self._roster = shares.members.roster
@@ -73,6 +82,11 @@ class Share:
     def siblings(self) -> list[Share]:
         """The other groups of the model."""
         return [each for each in self.all if each.model == self.model and each is not self]
+
+    @property
+    def others_ran(self) -> bool:
+        """Another group of the model runs, or has run."""
+        return any(sibling.ran for sibling in self.siblings)
 
     def take(self, members: Iterable[Member], kind: str, rank_bytes: int) -> None:
         """An epoch is to run on these, instead of those before; `kind` says how its ranks split
@@ -83,15 +97,14 @@ class Share:
 
     def let_go(self) -> None:
         """It takes nothing any more; others that wait for room are told."""
-        self.ranks, self.rank_bytes, self.secret = {}, 0, ""
-        self.all.members.changed.set()
+        self.ranks, self.rank_bytes, self.secret, self.ran = {}, 0, "", False
+        self.all.members.changes.note()
 
     def usable(self, now: float) -> list[Node]:
         """See Places: what the other groups of the model leave."""
-        nodes = self._roster.usable(now)
         if self.replicas == 1:
-            return nodes
-        return deal(nodes, [each.ranks for each in self.siblings], self.replicas)
+            return self._roster.usable(now)
+        return self.all.deal([each.ranks for each in self.siblings], now)
 
     def gone(self, node_ids: Collection[str], now: float) -> list[str]:
         """See Places."""
@@ -103,6 +116,7 @@ class Share:
 
     def worked(self, node_ids: Collection[str]) -> None:
         """See Places."""
+        self.ran = True
         self._roster.worked(node_ids)
 
     def left_of(self, members: Sequence[Member], gone: Collection[str] = ()) -> list[Member]:

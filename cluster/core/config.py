@@ -65,6 +65,11 @@ class Limits:
     request_seconds: float = 7200.0
     """Longest life of a request."""
 
+    @property
+    def requests(self) -> int:
+        """Requests that one group takes together: those with a slot, and those that wait."""
+        return self.sequences + self.queue
+
     def chunk_at(self, start: int) -> int:
         """Most tokens of a chunk that begins at position `start`; at least 1. See `attended`."""
         if not self.attended:

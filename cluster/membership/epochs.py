@@ -160,12 +160,13 @@ class Epochs(Generic[Fitting]):
         alone = type(error) is EpochEnded or isinstance(error, EngineCrashed | ProtocolError)
         return self._running and alone
 
-    def failed(self, error: SetupError) -> None:
+    def failed(self, error: SetupError, *, others: bool = False) -> None:
         """No group could be formed. Raises `error` when it is no use to try again: before the
-        first epoch a person is there to read it."""
+        first epoch a person is there to read it. Not with `others`: then another group of the
+        model runs, or has run, and would end with this one."""
         self._failures += 1
         again = isinstance(error, LaunchFailed) and self._failures < FORMING_ATTEMPTS
-        if not self.started and not again:
+        if not (self.started or others or again):
             raise error from None
 
     def _quiet(self, now: float, idle: bool) -> bool:

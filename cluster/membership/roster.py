@@ -142,15 +142,19 @@ class Roster:
             if (node := self._nodes.get(node_id)) is not None:
                 node.bar = node.barred_until = 0.0
 
-    def usable(self, now: float) -> list[Node]:
-        """Those that the next epoch may use. What failed on a machine leaves it out only where
-        another is left."""
-        here = [
+    def present(self, now: float) -> list[Node]:
+        """Those that an epoch could use, whatever has failed on them."""
+        return [
             node
             for node in self.computing
             if node.presence(now) is not Presence.DEAD and not node.draining
         ]
-        return [node for node in here if node.barred_until <= now] or here
+
+    def usable(self, now: float) -> list[Node]:
+        """Those that the next epoch may use. What failed on a machine leaves it out only where
+        another is left."""
+        present = self.present(now)
+        return [node for node in present if node.barred_until <= now] or present
 
     def alive(self, now: float) -> list[Node]:
         """Those that were heard a moment ago, whether an epoch may use them or not, those that

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.core.errors import DoesNotFit
@@ -135,7 +135,7 @@ def _best(model: Model, terms: Terms, kind: str, hosts: Sequence[Node]) -> Split
             staged = stages(engine, model)
             if staged is not None:
                 space = room(staged, terms.kv_tokens, terms.kv_bytes)
-                enough = bool(terms.kv_bytes) or _holds(space, terms.usual)
+                enough = bool(terms.kv_bytes) or _holds(staged, terms)
                 possible.append(Split(kind, staged.layers, space, enough))
         except DoesNotFit as error:
             refusals.append(error)
@@ -143,7 +143,7 @@ def _best(model: Model, terms: Terms, kind: str, hosts: Sequence[Node]) -> Split
             break
     if not possible:
         raise refusals[0]
-    return max(possible, key=lambda one: one.room.kv_tokens)
+    return max(possible, key=lambda one: (one.enough, one.room.kv_tokens))
 
 
 def _equal(engine: Engine, model: Model) -> Engine:
@@ -154,9 +154,16 @@ def _unequal(engine: Engine, model: Model) -> Engine | None:
     return deal_layers(engine, model.weights) if has_unequal_stages(model.config) else None
 
 
-def _holds(space: Room, positions: int) -> bool:
-    """One sequence of so many positions."""
-    return space.kv_tokens - space.slot_positions >= positions
+def _holds(engine: Engine, terms: Terms) -> bool:
+    """It has room for one sequence of the usual context. Equal stages are not quite: one may have
+    a layer more. That must be no matter of which machine gets it, since the ring decides that."""
+    if not engine.layers:
+        engine = replace(engine, usable_bytes=(min(engine.usable_bytes),) * engine.world)
+    try:
+        space = room(engine, terms.kv_tokens)
+    except DoesNotFit:
+        return False
+    return space.kv_tokens - space.slot_positions >= terms.usual
 
 
 def _engine(model: Model, terms: Terms, kind: str, hosts: Sequence[Node]) -> Engine:

@@ -18,15 +18,18 @@ class Seat:
     """Positions of the prompt that it need not compute."""
     requests: int
     """That it has."""
+    full: bool = False
+    """It takes no more requests."""
 
 
 def route(prompt: int, seats: Sequence[Seat]) -> int:
-    """The place of the best seat for a prompt of so many tokens: where least is left to compute,
-    the requests before it counted in; among equals the one with fewer requests, then the first.
-    """
+    """The place of the best seat for a prompt of so many tokens: one that is not full, if there
+    is one; then where least is left to compute, the requests before it counted in; among equals
+    the one with fewer requests, then the first."""
 
-    def cost(place: int) -> tuple[int, int]:
+    def cost(place: int) -> tuple[bool, int, int]:
         seat = seats[place]
-        return prompt - seat.held + LOAD_TOKENS * seat.requests, seat.requests
+        left = prompt - seat.held + LOAD_TOKENS * seat.requests
+        return seat.full, left, seat.requests
 
     return min(range(len(seats)), key=cost)

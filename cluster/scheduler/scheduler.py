@@ -83,7 +83,7 @@ class Scheduler:
 
         Raises QueueFull, or InvalidRequest when it could never fit into the cache.
         """
-        if len(self._admission) >= self._limits.queue:
+        if self.full:
             raise QueueFull(f"{len(self._admission)} requests are waiting already", retry_after=5)
         sequence = Sequence(request, now)
         self.resume(channel, sequence)
@@ -232,6 +232,11 @@ class Scheduler:
     def waiting(self) -> int:
         """Requests that wait for a slot."""
         return len(self._admission)
+
+    @property
+    def full(self) -> bool:
+        """True when as many requests wait as may: `submit` takes no more."""
+        return len(self._admission) >= self._limits.queue
 
     @property
     def live_positions(self) -> int:

@@ -69,9 +69,10 @@ class Client:
         try:
             if head is None or not head.alive or head.stopped:
                 raise Busy("nobody answers", retry_after=1.0)
-            generation = head.coordinator.submit(self.wish.order)
+            generation = head.served.submit(self.wish.order)
         except TandemError as error:
             self._say(f"refused: {type(error).__name__}")
+            self._checks.refused(head, error)
             if isinstance(error, Busy) and self._tries < 40:
                 self._world.after(error.retry_after * self._world.between(0.5, 1.5), self._submit)
             else:

@@ -37,6 +37,7 @@ class Machine:
     limits: Limits
     cost: Cost
     trimmable: bool
+    replicas: int
 
 
 @dataclass(frozen=True)

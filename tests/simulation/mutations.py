@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from cluster.coordinator.coordinator import Coordinator
 from cluster.coordinator.live import LiveRequests
+from cluster.coordinator.served import Served
 from cluster.core.channel import ChannelTable
 from cluster.core.config import Pacing
 from cluster.core.engine_protocol import Fence, StepWindow
@@ -22,19 +24,22 @@ from cluster.scheduler.pace import DecodePace, PrefillPace
 from cluster.scheduler.prefix import pack
 from cluster.scheduler.scheduler import Scheduler
 from cluster.scheduler.sequence import Sequence
-from tests.simulation import head
+from tests.simulation import formation, head
+from tests.simulation.cluster import Plan, replicated, small
+from tests.simulation.world import World
 
 Patch = pytest.MonkeyPatch
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """What is switched off, which invariant it was for, and the faults that show it."""
+    """What is switched off, which invariant it was for, and the faults and plans that show it."""
 
     name: str
     invariant: int
     apply: Callable[[Patch], None]
     faults: tuple[str, ...] = ()
+    make: Callable[[World], Plan] = small
 
 
 def _late_channel(patch: Patch) -> None:
@@ -74,7 +79,7 @@ def _steps_twice(patch: Patch) -> None:
 
 
 def _no_digest(patch: Patch) -> None:
-    patch.setattr(head, "agreed", lambda results: results[0])
+    patch.setattr(formation, "agreed", lambda results: results[0])
 
 
 def _not_fenced(patch: Patch) -> None:
@@ -88,7 +93,7 @@ def _not_fenced(patch: Patch) -> None:
 
 
 def _taken_anyhow(patch: Patch) -> None:
-    patch.setattr(head, "check_taken", lambda facts: None)
+    patch.setattr(formation, "check_taken", lambda facts: None)
 
 
 def _three_ahead(patch: Patch) -> None:
@@ -214,8 +219,77 @@ def _never_released(patch: Patch) -> None:
     patch.setattr(LiveRequests, "handle", keep)
 
 
+def _in_no_journal(patch: Patch) -> None:
+    take = LiveRequests.take
+
+    def lose(self: Any, entry: Any, traced: Any) -> None:
+        take(self, entry, traced)
+        del self.journal[entry.request.id]
+
+    patch.setattr(LiveRequests, "take", lose)
+
+
+def _given_and_kept(patch: Patch) -> None:
+    give = LiveRequests.give
+
+    def keep(self: Any, request_id: Any) -> Any:
+        entry, traced = give(self, request_id)
+        self.journal[request_id] = entry
+        self.channels.register(entry.channel)
+        return entry, traced
+
+    patch.setattr(LiveRequests, "give", keep)
+
+
+def _blame_stays(patch: Patch) -> None:
+    take = LiveRequests.take
+
+    def forgive(self: Any, entry: Any, traced: Any) -> None:
+        entry.sequence.crashes = 0
+        take(self, entry, traced)
+
+    patch.setattr(LiveRequests, "take", forgive)
+
+
+def _token_again(patch: Patch) -> None:
+    take = LiveRequests.take
+
+    def again(self: Any, entry: Any, traced: Any) -> None:
+        if entry.sequence.tokens:
+            del entry.sequence.tokens[-1]
+            entry.sequence.interrupt()
+        take(self, entry, traced)
+
+    patch.setattr(LiveRequests, "take", again)
+
+
+def _old_cancel(patch: Patch) -> None:
+    take = LiveRequests.take
+
+    def as_before(self: Any, entry: Any, traced: Any) -> None:
+        cancel = entry.cancel
+        take(self, entry, traced)
+        entry.cancel = cancel
+
+    patch.setattr(LiveRequests, "take", as_before)
+
+
+def _never_moved(patch: Patch) -> None:
+    patch.setattr(Served, "move", lambda self: None)
+
+
+def _full_or_not(patch: Patch) -> None:
+    patch.setattr(Coordinator, "full", False)
+
+
+def _together_or_not_at_all(patch: Patch) -> None:
+    failed = Epochs.failed
+    patch.setattr(Epochs, "failed", lambda self, error, *, others=False: failed(self, error))
+
+
 AGENTS = ("stop an agent",)
 CUTS = ("cut",)
+CRASHES = ("kill an engine", "fail an engine")
 HEADS = ("kill the head",)
 STUCK = ("stop an engine", "slow an engine")
 TAKEN_OVER = ("replace the head",)
@@ -242,4 +316,14 @@ MUTATIONS = (
     Mutation("the queue has no bound", 10, _long_queue),
     Mutation("deadlines are never looked at", 10, _no_deadlines),
     Mutation("nothing is ever released", 11, _never_released),
+    Mutation("a request is in no journal after a hand-over", 8, _in_no_journal, make=replicated),
+    Mutation("a request is handed over, and kept", 8, _given_and_kept, make=replicated),
+    Mutation("blame is not handed over", 8, _blame_stays, CRASHES, make=replicated),
+    Mutation("a token comes twice after a hand-over", 8, _token_again, make=replicated),
+    Mutation("hang-ups go to the group before", 4, _old_cancel, make=replicated),
+    Mutation("nothing is handed over", 8, _never_moved, make=replicated),
+    Mutation("a full group gets what another has room for", 10, _full_or_not, make=replicated),
+    Mutation(
+        "a group that fails at first ends the others", 8, _together_or_not_at_all, make=replicated
+    ),
 )

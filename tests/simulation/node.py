@@ -188,7 +188,9 @@ class Listener(Process):
 
 
 class Node:
-    """One machine."""
+    """One machine, with room for one rank."""
+
+    ranks = 1
 
     def __init__(self, world: World, name: str, machine: Machine, groups: Groups) -> None:
         self.name = name

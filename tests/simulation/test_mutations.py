@@ -20,7 +20,7 @@ def test_it_is_missed(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> No
     outcomes: Counter[object] = Counter()
     for seed in range(SEEDS):
         try:
-            Cluster(seed, only=mutation.faults).run()
+            Cluster(seed, mutation.make, only=mutation.faults).run()
             outcomes["nothing"] += 1
         except Violated as error:
             if error.invariant == mutation.invariant:

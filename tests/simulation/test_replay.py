@@ -65,4 +65,8 @@ def test_faults_of_every_kind_are_thrown() -> None:
     for error in ("EngineCrashed", "NodeLost", "StepOverdue", "Regrouped", "DigestMismatch"):
         assert f"is over: {error}" in said
     assert "adopts epoch" in said
+    moves = [each.checks.moves for each in logs]
+    assert sum(moves) > 10 and " goes on with " in said
+    groups = [each.plan.replicas for each in logs]
+    assert groups.count(2) > len(groups) / 4 and groups.count(1) > len(groups) / 2
     assert isinstance(logs[0].plan.limits, Limits)

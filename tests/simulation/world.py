@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections import deque
 from collections.abc import Callable
 
 Do = Callable[[], None]
@@ -48,6 +49,27 @@ class World:
 
     def chance(self, share: float) -> bool:
         return self.random.random() < share
+
+
+class Lock:
+    """As asyncio's: whoever comes while it is taken waits, first come first served."""
+
+    def __init__(self) -> None:
+        self._taken = False
+        self._waiting: deque[Do] = deque()
+
+    def take(self, do: Do) -> None:
+        """`do` is called when it is theirs, until they free it."""
+        if self._taken:
+            self._waiting.append(do)
+        else:
+            self._taken = True
+            do()
+
+    def free(self) -> None:
+        self._taken = False
+        if self._waiting:
+            self.take(self._waiting.popleft())
 
 
 class Process:

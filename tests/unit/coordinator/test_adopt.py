@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
-from cluster.coordinator.adopt import clear, left_behind, whole
+from cluster.coordinator.adopt import clear, left_behind, take_over, whole
 from cluster.coordinator.epoch import Place, Recipe
+from cluster.coordinator.share import Share, Shares
 from cluster.core.cluster import LaunchSpec, ShardPlan
 from cluster.core.errors import NodeUnreachable, NotAuthorized
 from cluster.core.ids import Epoch, Rank
@@ -77,3 +78,54 @@ async def test_what_is_of_no_use_is_ended_epoch_by_epoch() -> None:
     await clear(await left_behind([here, there], 5), 5)
     assert sorted(here.client.stopped) == [("away", 5), ("s", 5), ("t", 5), ("taken", 5)]
     assert there.client.stopped == [("s", 5)]
+
+
+def group_of(secret: str, *members: Any, **fields: Any) -> list[Place]:
+    return [
+        Place(each, spec(secret, rank, len(members), **fields)) for rank, each in enumerate(members)
+    ]
+
+
+def shares(count: int) -> tuple[Shares, list[Share]]:
+    made = Shares(SimpleNamespace(roster=None))  # type: ignore[arg-type]
+    return made, [made.new("m", place, count) for place in range(count)]
+
+
+@dataclass(frozen=True)
+class Machine:
+    id: str
+    ranks: int = 1
+
+
+def machines(*names: str) -> list[Any]:
+    return [Machine(name) for name in names]
+
+
+def test_a_group_takes_over_engines_once_and_only_on_just_its_machines() -> None:
+    _, (share,) = shares(1)
+    one, two, three = machines("one", "two", "three")
+    found, other = group_of("s", one, two), group_of("t", three)
+    group, rest = take_over([*found, *other], [one, two], (), RECIPE, share)
+    assert (group, rest) == (found, other)
+    assert share.secret == "s"
+    share.secret = ""
+    group, rest = take_over(found, [one, two], (), RECIPE, share)
+    assert (group, rest) == ([], found)  # its own, from an epoch that has ended
+    _, (share,) = shares(1)
+    assert take_over(found, [one, two, three], (), RECIPE, share) == ([], found)
+    _, (share,) = shares(1)
+    assert take_over(found, [one, two], (3, 1), RECIPE, share) == ([], found)  # in other parts
+
+
+def test_what_is_left_for_another_group_of_the_model() -> None:
+    _, (first, second) = shares(2)
+    one, two = machines("one", "two")
+    mine, theirs = group_of("s", one), group_of("t", one, two)
+    stranger = group_of("u", one, model_digest="another model")
+    group, rest = take_over([*mine, theirs[0], *stranger], [one], (), RECIPE, first)
+    assert (group, rest) == (mine, stranger)
+    # What the first one has taken is not found again, though nobody may hold it for a moment.
+    group, rest = take_over([*mine, *theirs], [one, two], (), RECIPE, second)
+    assert (group, rest) == (theirs, [])
+    second.secret = ""
+    assert take_over([*mine, *theirs], [one, two], (), RECIPE, second) == ([], theirs)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cluster.coordinator import paths as module
@@ -181,6 +181,9 @@ machines = st.lists(
 )  # fmt: skip
 
 
+# 64 layers on 3 ranks: b holds stages of 21, and not of 22.
+@example([(23.4, "Apple M4"), (9.9, "Apple M4 Max"), (19.1, "Apple M4 Max")], "auto")
+@example([(26.8, "Apple M4 Pro"), (9.8, "Apple M4 Max"), (21.9, "Apple M4 Pro")], "pipeline")
 @settings(max_examples=20, deadline=None)
 @given(machines, st.sampled_from(["auto", "tensor", "pipeline"]))
 def test_what_is_formed_is_what_is_planned(drawn: list[tuple[float, str]], parallel: str) -> None:

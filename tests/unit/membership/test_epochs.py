@@ -169,6 +169,14 @@ def test_before_the_first_epoch_a_person_is_told() -> None:
         epochs.failed(BadConfiguration("no"))
 
 
+def test_another_group_of_the_model_does_not_end_with_one_that_never_came_up() -> None:
+    _, epochs = make("a")
+    for _ in range(3):
+        epochs.failed(NodeUnreachable("nobody is here"), others=True)
+    with pytest.raises(NodeUnreachable):
+        epochs.failed(NodeUnreachable("nobody is here"))
+
+
 def test_attempts_are_made_ever_less_often() -> None:
     _, epochs = make("a")
     epochs.next(0.0)

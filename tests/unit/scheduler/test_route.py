@@ -29,6 +29,11 @@ def test_equal_ones() -> None:
     assert route(1000, [Seat(LOAD_TOKENS, 1), Seat(0, 0)]) == 1
 
 
+def test_one_that_is_full_only_if_all_are() -> None:
+    assert route(500, [Seat(480, 3, full=True), Seat(0, 7)]) == 1
+    assert route(500, [Seat(480, 3, full=True), Seat(0, 7, full=True)]) == 0
+
+
 def test_asking_what_is_held_changes_nothing() -> None:
     scheduler = Scheduler(Epoch(1), Limits(), Pacing(), trimmable=True)
     assert scheduler.holds("", tuple(range(100))) == 0
