@@ -47,6 +47,9 @@ def columns(now: float, samples: Sequence[Sample]) -> dict[str, Any]:
         "inter_token_seconds": [_rounded(each.inter_token_seconds) for each in samples],
         "cached_share": [_round(each.cached_share) for each in samples],
         "step_seconds": [[_round(rank) for rank in each.step_seconds] for each in samples],
+        "read_bytes_per_second": [
+            [rank and round(rank) for rank in each.read_bytes_per_second] for each in samples
+        ],
     }
 
 

@@ -456,6 +456,8 @@ class History(_Answer):
     """Of prompt tokens, those that a cached prefix held."""
     step_seconds: list[list[float | None]]
     """By rank: mean time of a decode step by its own clock, waits for other ranks included."""
+    read_bytes_per_second: list[list[float | None]]
+    """By rank: how fast it read its own weights, alone; measured every 256 steps."""
 
 
 class TraceFile(_Answer):

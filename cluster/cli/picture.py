@@ -10,7 +10,7 @@ from rich.text import Text
 
 from cluster.core.cluster import NodeDescription
 from cluster.core.request import Phase, Progress
-from cluster.core.view import ClusterView, ModelView, RequestView
+from cluster.core.view import ClusterView, ModelView, RankView, RequestView
 
 BAR = 16
 """Characters of a progress bar."""
@@ -106,7 +106,7 @@ def _nodes(nodes: tuple[NodeDescription, ...]) -> Table:
 def _ranks(view: ClusterView, *, wide: bool) -> Table:
     hostnames = {node.node_id: node.hostname for node in view.nodes}
     where, process = (["endpoint", "pid"], ["process"]) if wide else ([], [])
-    columns = ["weights", "MLX", "peak", "planned", *process, "last step"]
+    columns = ["weights", "MLX", "peak", "planned", *process, "last step", "reads"]
     table = _table("Ranks", ["rank", "node", *where], columns)
     for rank in view.ranks:
         table.add_row(
@@ -119,8 +119,17 @@ def _ranks(view: ClusterView, *, wide: bool) -> Table:
             size(view.model.rank_bytes),
             *([size(rank.rss_bytes)] if wide else []),
             str(rank.last_seq),
+            _reads(rank),
         )
     return table
+
+
+def _reads(rank: RankView) -> Text:
+    """How fast it reads its own weights."""
+    if rank.read_bytes_per_second is None:
+        return Text("-")
+    speed = f"{rank.read_bytes_per_second / 1e9:.3g} GB/s"
+    return Text(f"{speed}, slow", style="yellow") if rank.slow else Text(speed)
 
 
 def _models(models: Sequence[ModelView]) -> Table:

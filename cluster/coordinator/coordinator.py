@@ -21,6 +21,7 @@ from cluster.coordinator.meter import Meter
 from cluster.coordinator.metrics import Exposition
 from cluster.coordinator.picture import picture, request_views
 from cluster.coordinator.steps import carried, record
+from cluster.coordinator.straggler import Straggler
 from cluster.coordinator.tally import Tally
 from cluster.coordinator.trend import Load, Trend
 from cluster.core.clock import Clock
@@ -98,6 +99,8 @@ class Coordinator:
         self.live = LiveRequests(clock, self.tally, self._hosts)
         self.group: Group | None = None
         """The engines of the epoch that runs."""
+        self.straggler = Straggler()
+        """Among its ranks, or those of the latest."""
         self.crew: Crew | None = None
         """The machines; None until they are gathered."""
         self.history: deque[EpochView] = deque(maxlen=HISTORY)
@@ -245,6 +248,7 @@ class Coordinator:
             pace=self._paces.get(self._world),
         )
         self.resting = False
+        self.straggler = Straggler()
         self._advanced = self._began = self.clock.now()
         if self._down is not None:
             took = self._advanced - self._down
@@ -277,6 +281,8 @@ class Coordinator:
         assert flight is not None  # else `apply` has refused the result
         record(recorded, flight.step, results)
         self.tally.step(results)
+        if (behind := self.straggler.note(results)) is not None:
+            self._say_behind(*behind)
         prefilled = sum(len(chunk.tokens) for chunk in flight.step.chunks)
         self.meter.add(self._advanced, decoded=len(result.decoded), prefilled=prefilled)
 
@@ -353,6 +359,14 @@ class Coordinator:
         """Take no more requests, and end every live one with ShuttingDown."""
         self._closing = True
         self.live.fail(ShuttingDown("the server is stopping", retry_after=5))
+
+    def _say_behind(self, rank: int, factor: float) -> None:
+        log.warning(
+            "a machine is much slower than the others, which wait for it",
+            rank=rank,
+            host=dict(enumerate(self._hosts())).get(rank, ""),
+            times_as_long=round(factor, 1),
+        )
 
     def _sample(self, now: float) -> None:
         decoded, prefilled = self.meter.rates(now)

@@ -19,7 +19,6 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from cluster.coordinator.epoch import Group
 from cluster.coordinator.histogram import Histogram
 from cluster.coordinator.tally import Tally
 from cluster.core.channel import ChannelTable
@@ -50,7 +49,7 @@ class Exposition(Collector):
         yield from _counters(coordinator.tally, coordinator.live.channels)
         yield from _histograms(coordinator.tally)
         yield from _load(coordinator)
-        yield from _ranks(coordinator.group)
+        yield from _ranks(coordinator)
         yield from _cluster(coordinator)
 
 
@@ -128,8 +127,9 @@ def _load(coordinator: Coordinator) -> Iterator[Metric]:
     yield _gauge("kv_positions_limit", "KV positions of one rank.", limits.kv_tokens)
 
 
-def _ranks(group: Group | None) -> Iterator[Metric]:
+def _ranks(coordinator: Coordinator) -> Iterator[Metric]:
     """Of the epoch that runs; no samples between epochs."""
+    group = coordinator.group
     ranks, engines = (group.ranks, group.engines) if group else (None, ())
     held = ranks.memory_bytes if ranks else ()
     peak = ranks.peak_bytes if ranks else ()
@@ -137,6 +137,13 @@ def _ranks(group: Group | None) -> Iterator[Metric]:
     yield _by_rank("memory_bytes", "Held by MLX at the last step.", held)
     yield _by_rank("peak_memory_bytes", "Most that MLX has used at once.", peak)
     yield _by_rank("rss_bytes", "Resident memory of the engine process.", rss)
+    speeds = coordinator.straggler.read_bytes_per_second if group else {}
+    yield _gauges(
+        "rank_read_bytes_per_second",
+        "How fast it reads its own weights, alone.",
+        "rank",
+        ((str(rank), speed) for rank, speed in speeds.items()),
+    )
 
 
 def _cluster(coordinator: Coordinator) -> Iterator[Metric]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cluster.coordinator.epoch import EngineState, Group
+from cluster.coordinator.epoch import Group
 from cluster.coordinator.journal import Entry
 from cluster.core.cluster import NodeDescription
 from cluster.core.view import ClusterView, Counters, RankView, RequestView
@@ -32,7 +32,7 @@ def picture(coordinator: Coordinator) -> ClusterView:
         backend=group.backend if group else "none",
         link=slowest_link(nodes, [engine.member.host for engine in engines]),
         nodes=nodes,
-        ranks=tuple(_rank(group, engine) for engine in engines) if group else (),
+        ranks=_ranks(coordinator, group) if group else (),
         requests=request_views(coordinator),
         counters=counters(coordinator),
         decode_tokens_per_second=decoded,
@@ -85,17 +85,24 @@ def _speed(entry: Entry) -> float:
     return (entry.delivered - 1) / (entry.last - entry.first)
 
 
-def _rank(group: Group, engine: EngineState) -> RankView:
-    return RankView(
-        rank=engine.rank,
-        node_id=engine.member.description.node_id,
-        endpoint=engine.endpoint,
-        pid=engine.pid,
-        weight_bytes=engine.weight_bytes,
-        memory_bytes=group.ranks.memory_bytes[engine.rank],
-        peak_bytes=group.ranks.peak_bytes[engine.rank],
-        rss_bytes=engine.rss_bytes,
-        last_seq=group.ranks.last_seq[engine.rank],
+def _ranks(coordinator: Coordinator, group: Group) -> tuple[RankView, ...]:
+    ranks, straggler = group.ranks, coordinator.straggler
+    speeds, slow = straggler.read_bytes_per_second, straggler.slow
+    return tuple(
+        RankView(
+            rank=engine.rank,
+            node_id=engine.member.description.node_id,
+            endpoint=engine.endpoint,
+            pid=engine.pid,
+            weight_bytes=engine.weight_bytes,
+            memory_bytes=ranks.memory_bytes[engine.rank],
+            peak_bytes=ranks.peak_bytes[engine.rank],
+            rss_bytes=engine.rss_bytes,
+            last_seq=ranks.last_seq[engine.rank],
+            read_bytes_per_second=speeds.get(engine.rank),
+            slow=engine.rank in slow,
+        )
+        for engine in group.engines
     )
 
 

@@ -73,6 +73,8 @@ class Tally:
         the time since the one before."""
         self.steps: dict[tuple[int, str], Histogram] = {}
         """By rank and kind: what the chunks or the iterations of one step took together."""
+        self.reads: dict[int, tuple[int, float]] = {}
+        """By rank: how often it has read its own weights, and the seconds per byte together."""
 
     @property
     def empty(self) -> bool:
@@ -121,6 +123,9 @@ class Tally:
                 self._step(rank, "decode", result.decode_seconds)
             if result.chunk_seconds:
                 self._step(rank, "prefill", sum(result.chunk_seconds))
+            if result.read_bytes_per_second:
+                count, seconds = self.reads.get(rank, (0, 0.0))
+                self.reads[rank] = count + 1, seconds + 1 / result.read_bytes_per_second
 
     def _step(self, rank: int, kind: str, seconds: float) -> None:
         histogram = self.steps.get((rank, kind))

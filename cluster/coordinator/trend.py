@@ -58,6 +58,10 @@ class Trend:
                 inter_token_seconds=_spread(counts.inter_token, before.inter_token),
                 cached_share=cached / prompt if prompt else None,
                 step_seconds=_means(counts.steps, before.steps),
+                read_bytes_per_second=tuple(
+                    1 / seconds if seconds else None
+                    for seconds in _means(counts.reads, before.reads)
+                ),
             )
         )
         self._before, self._taken = counts, now
@@ -83,6 +87,8 @@ class _Counts:
     inter_token: Buckets = ()
     steps: tuple[tuple[int, float], ...] = ()
     """By rank: decode steps, and their seconds together."""
+    reads: tuple[tuple[int, float], ...] = ()
+    """As Tally.reads."""
 
     @classmethod
     def of(cls, tally: Tally) -> _Counts:
@@ -92,6 +98,9 @@ class _Counts:
             tally.first_token.cumulative,
             tally.inter_token.cumulative,
             tuple(_decode_steps(tally)),
+            tuple(
+                tally.reads.get(rank, (0, 0.0)) for rank in range(max(tally.reads, default=-1) + 1)
+            ),
         )
 
 

@@ -158,7 +158,7 @@ class StepResult:
     or fewer when all rows have ended: iteration i is left out when every row had sampled an end
     id by launch i - 2, counted over all launches of the epoch (that one is done on every rank
     by then), or by launch i - 1 where the launch had to wait for its ids anyway (drafts,
-    grammars). Every rank knows the ids; only rank 0 fills them in."""
+    grammars, `read_bytes_per_second`). Every rank knows the ids; only rank 0 fills them in."""
     counts: tuple[int, ...] = ()
     """Ids that each row got in each iteration, iterations times rows; empty when all are 1."""
     prefilled: tuple[int, ...] = ()
@@ -176,3 +176,6 @@ class StepResult:
     """Most of it that was active at once since the engine was started."""
     times: StepTimes | None = None
     """Filled in when the step is `timed`."""
+    read_bytes_per_second: float | None = None
+    """How fast this rank read its own weights before this step, waiting for nobody; None for most
+    steps, on all ranks alike, and where it can't be measured."""

@@ -90,6 +90,10 @@ class RankView:
     rss_bytes: int
     last_seq: int
     """Last step it has answered."""
+    read_bytes_per_second: float | None = None
+    """How fast it reads its own weights, alone; None until it was measured."""
+    slow: bool = False
+    """It takes over 1.25 times as long for that as the fastest rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,3 +297,5 @@ class Sample:
     step_seconds: tuple[float | None, ...]
     """By rank: mean of what the iterations of one decode step took by its own clock, waits for
     other ranks included."""
+    read_bytes_per_second: tuple[float | None, ...] = ()
+    """By rank: how fast it read its own weights, alone; measured every 256 steps."""

@@ -18,6 +18,7 @@ from cluster.core.ids import Slot
 from cluster.core.plan import Admit, Chunk, Park, Restore, Save, Step
 from cluster.engine.acceptance import Acceptance
 from cluster.engine.agree import Agreement
+from cluster.engine.bandwidth import Bandwidth
 from cluster.engine.batch import DecodeBatch
 from cluster.engine.draft import Drafter
 from cluster.engine.draft_model import DraftModel
@@ -74,6 +75,7 @@ class Executor:
         """Nothing is drafted for more together: rows that mlx-lm merges can't be cut apart."""
         self.vocab = self._warm_up()
         """Number of ids that the model tells apart."""
+        self.bandwidth = Bandwidth(loaded.module)
         samples = self._agreement.samples
         self._grammars = grammars(self.vocab) if grammars is not None and samples else None
         self._turns: dict[Slot, Turn] = {}

@@ -33,6 +33,8 @@ class LoadedModel:
 
     model: Any
     """`model(tokens int [rows, T], cache=caches) -> logits [rows, T, vocab]`."""
+    module: Any
+    """Of mlx.nn, with this rank's weights."""
     caches: CacheKind
     weight_bytes: int
     """Of this rank."""
@@ -61,7 +63,7 @@ def load(
     """
     model, forward = open_model(folder, plan, group)
     kind = inspect(model, kv_bits)
-    return LoadedModel(forward, kind, _evaluate(model, progress))
+    return LoadedModel(forward, model, kind, _evaluate(model, progress))
 
 
 def open_model(folder: Path, plan: ShardPlan, group: Group | Place | None) -> tuple[Any, Any]:

@@ -22,6 +22,7 @@ import mlx.core as mx
 from cluster.core.engine_protocol import StepWindow
 from cluster.core.ids import Epoch
 from cluster.core.plan import Likelihood, Step, StepResult, StepTimes
+from cluster.engine import bandwidth
 from cluster.engine.executor import Executor
 from cluster.engine.launch import Launch
 from cluster.engine.shelf import Shelf
@@ -55,6 +56,7 @@ class _Work:
     chunk_seconds: list[float] = field(default_factory=list)
     decode_times: tuple[float, float] | None = None
     chunk_times: list[tuple[float, float]] = field(default_factory=list)
+    read_bytes_per_second: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,9 @@ class StepLoop:
 
     def _execute(self, work: _Work) -> None:
         """Launch all of a step, as launches before it get done."""
+        if bandwidth.due(work.step.seq):
+            self._note(0)
+            work.read_bytes_per_second = self._executor.bandwidth.measure()
         launches = self._executor.run(work.step)
         ahead = 1
         while True:
@@ -253,6 +258,7 @@ class StepLoop:
             counts=tuple(work.counts) if uneven else (),
             likelihoods=(*work.decoded_likelihoods, *work.prefilled_likelihoods),
             times=_times(work) if work.step.timed else None,
+            read_bytes_per_second=work.read_bytes_per_second,
         )
         with self._lock:
             if self._window.answer():

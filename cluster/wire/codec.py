@@ -210,6 +210,7 @@ def result_to(result: StepResult) -> pb.StepResult:
             for value in result.likelihoods
         ],
         times=_times_to(result.times) if result.times is not None else None,
+        read_bytes_per_second=result.read_bytes_per_second,
     )
 
 
@@ -235,6 +236,9 @@ def result_from(message: pb.StepResult, arrived: float = 0.0) -> StepResult:
             for value in message.likelihoods
         ),
         times=_times_from(message.times, arrived) if message.HasField("times") else None,
+        read_bytes_per_second=(
+            message.read_bytes_per_second if message.HasField("read_bytes_per_second") else None
+        ),
     )
 
 

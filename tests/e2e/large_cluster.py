@@ -133,7 +133,10 @@ def _node(number: int) -> NodeDescription:
 
 def _rank(number: int, look: int) -> RankView:
     used = 150 * GIB + (look + number) % 20 * GIB
-    return RankView(number, f"n{number}", "", 100 + number, 120 * GIB, used, used, 0, look)
+    speed = 7e11 / (1.6 if number == 17 else 1)
+    return RankView(
+        number, f"n{number}", "", 100 + number, 120 * GIB, used, used, 0, look, speed, number == 17
+    )
 
 
 def _request(name: str, number: int, look: int) -> RequestView:
@@ -150,6 +153,7 @@ def _sample(number: int) -> Sample:
     return Sample(
         number, number * 5.0, 7, 700 * wave, 9000 * wave, int(40 * wave), 16,
         (0.3 * wave, 1.2 * wave), (0.02, 0.05), 0.5 * wave, steps,
+        tuple(7e11 / (1.6 if rank == 17 else 1) for rank in range(NODES)) if number % 3 else (),
     )  # fmt: skip
 
 

@@ -90,12 +90,26 @@ async def test_a_stranger_s_name_gets_no_page(http: httpx.AsyncClient) -> None:
 async def test_samples_as_columns(http: httpx.AsyncClient, coordinator: FakeCoordinator) -> None:
     coordinator.sampled = [
         Sample(1, 5.0, 0, 0.0, 0.0, 0, 0, None, None, None, ()),
-        Sample(2, 10.0, 1, 12.345, 99.0, 3, 2, (0.1, 0.2), (0.01, 0.02), 0.5, (0.001, None)),
+        Sample(
+            2,
+            10.0,
+            1,
+            12.345,
+            99.0,
+            3,
+            2,
+            (0.1, 0.2),
+            (0.01, 0.02),
+            0.5,
+            (0.001, None),
+            (4.5e11, None),
+        ),
     ]
     found = (await http.get("/history")).json()
     assert found["number"] == [1, 2]
     assert found["first_token_seconds"] == [None, [0.1, 0.2]]
     assert found["step_seconds"] == [[], [0.001, None]]
+    assert found["read_bytes_per_second"] == [[], [450_000_000_000, None]]
     lists = [value for value in found.values() if isinstance(value, list)]
     assert {len(each) for each in lists} == {2}
     assert (await http.get("/history?after=1")).json()["number"] == [2]

@@ -24,7 +24,7 @@ from cluster.coordinator.histogram import Histogram
 from cluster.coordinator.tally import STEP_BOUNDS, TOKEN_BOUNDS, WAIT_BOUNDS
 from cluster.core.config import Limits
 from cluster.core.errors import EpochEnded, NotReady, PromptTooLong, QueueFull
-from cluster.core.ids import Epoch
+from cluster.core.ids import Epoch, Seq
 from cluster.core.plan import StepResult
 from cluster.core.request import Finish, Order
 from cluster.core.sampling import Sampling
@@ -205,8 +205,14 @@ def test_ranks_and_the_group_they_form() -> None:
         engines=[SimpleNamespace(rss_bytes=size) for size in (700, 800)],
         ranks=SimpleNamespace(memory_bytes=[100, 200], peak_bytes=[300, 400]),
     )
+    for speeds in ((4e9, 1e9), (4e9, 3e9), (None, None)):
+        coordinator.straggler.note(
+            [StepResult(Epoch(3), Seq(1), 0, read_bytes_per_second=speed) for speed in speeds]
+        )
     now = scrape(coordinator)
     assert (now["epoch"], now["world_size"]) == (3, 2)
+    assert now["rank_read_bytes_per_second 0"] == 4e9
+    assert now["rank_read_bytes_per_second 1"] == 2e9
     assert (now["rank_memory_bytes 0"], now["rank_memory_bytes 1"]) == (100, 200)
     assert (now["rank_peak_memory_bytes 0"], now["rank_peak_memory_bytes 1"]) == (300, 400)
     assert (now["rank_rss_bytes 0"], now["rank_rss_bytes 1"]) == (700, 800)

@@ -80,7 +80,7 @@ function Page({ place, cluster }: { place: Place; cluster: Polled<Cluster> }) {
     case "requests":
       return <RequestsPage />;
     case "charts":
-      return <Grouped view={cluster.data} page={(_, query) => <ChartsPage query={query} />} />;
+      return <Grouped view={cluster.data} page={(view, query) => <ChartsPage view={view} query={query} />} />;
     case "models":
       return <ModelsPage view={cluster.data} />;
     case "chat":

@@ -57,6 +57,13 @@ export function gigabits(value: number): string {
   return value >= 1 ? `${value.toFixed(value < 10 ? 1 : 0)} Gb/s` : `${Math.round(value * 1000)} Mb/s`;
 }
 
+/** Bytes that are read in a second. */
+export function reading(perSecond: number): string {
+  if (perSecond === 0) return "0";
+  const giga = perSecond / 1e9;
+  return giga >= 1 ? `${giga.toFixed(giga < 100 ? 1 : 0)} GB/s` : `${Math.round(giga * 1000)} MB/s`;
+}
+
 /** How far a download or loading has come, where its words say so: 0 to 1. */
 export function shareOf(progress: string): number | null {
   const found = /(\d+(?:\.\d+)?)\s*%/.exec(progress);

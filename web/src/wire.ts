@@ -23,6 +23,8 @@ export interface Rank {
   memory_bytes: number;
   peak_bytes: number;
   last_seq: number;
+  read_bytes_per_second: number | null;
+  slow: boolean;
 }
 
 export interface Member {
@@ -126,6 +128,7 @@ export interface History {
   inter_token_seconds: ([number, number] | null)[];
   cached_share: (number | null)[];
   step_seconds: (number | null)[][];
+  read_bytes_per_second: (number | null)[][];
 }
 
 export type ModelState = "loaded" | "loading" | "unloaded" | "failed";

@@ -1,10 +1,10 @@
 import { describe, expect, test } from "vitest";
-import { ceiling, medianOf, merged, pathOf, straggler, told } from "../src/charts/series";
+import { ceiling, medianOf, merged, pathOf, perByte, straggler, told } from "../src/charts/series";
 import { highlight } from "../src/chat/highlight";
 import { groupOf, labelOf, nameOf, queryOf, speedOf } from "../src/cluster/group";
 import { memoryOf } from "../src/cluster/memory";
 import { ringOf } from "../src/cluster/ring";
-import { brief, bytes, duration, gigabits, rate, roundTrip, shareOf } from "../src/format";
+import { brief, bytes, duration, gigabits, rate, reading, roundTrip, shareOf } from "../src/format";
 import { rangeOf } from "../src/parts/window";
 import type { Cluster, Group, History, Node, Pair, Rank } from "../src/wire";
 
@@ -19,6 +19,9 @@ describe("numbers", () => {
     expect([roundTrip(9.2), roundTrip(1500), gigabits(38.2), gigabits(0.4)]).toEqual([
       "9.2 µs", "1.5 ms", "38 Gb/s", "400 Mb/s",
     ]);
+    expect([reading(0), reading(3.4e8), reading(41.23e9), reading(4.57e11)]).toEqual([
+      "0", "340 MB/s", "41.2 GB/s", "457 GB/s",
+    ]);
     expect([shareOf("fetching 42 %"), shareOf("12.5% of it"), shareOf("warm-up")]).toEqual([0.42, 0.125, null]);
   });
 });
@@ -29,7 +32,7 @@ function history(numbers: number[], now: number): History {
     every_seconds: 5, now, number: numbers, at: numbers.map((n) => n * 5), epoch: each(1),
     decode_tokens_per_second: numbers, prefill_tokens_per_second: each(0), queued: each(0),
     running: each(0), first_token_seconds: each(null), inter_token_seconds: each(null),
-    cached_share: each(null), step_seconds: each([]),
+    cached_share: each(null), step_seconds: each([]), read_bytes_per_second: each([]),
   };
 }
 
@@ -68,6 +71,14 @@ describe("the last hour", () => {
     expect(found).toEqual({ rank: 1, factor: 3 });
     expect(straggler([[1]])).toBe(null);
     expect(straggler([[null, null]])).toBe(null);
+    expect(straggler([[1, null]])).toBe(null);
+  });
+
+  test("tells the one that is slow by itself from the fastest", () => {
+    const speeds = [[8, 4, 4, 2], [null, null, null, null], [8, 4, 4, 2]];
+    expect(perByte([[4, null, 0]])).toEqual([[0.25, null, null]]);
+    expect(straggler(perByte(speeds), "fastest")).toEqual({ rank: 3, factor: 4 });
+    expect(straggler(perByte(speeds))).toEqual({ rank: 3, factor: 2 });
   });
 });
 
@@ -78,7 +89,7 @@ describe("machines", () => {
   });
   const rank = (number: number, on: string, weights = 10, memory = 30): Rank => ({
     rank: number, node_id: on, endpoint: "", pid: 0, weight_bytes: weights, memory_bytes: memory,
-    peak_bytes: 0, last_seq: 0,
+    peak_bytes: 0, last_seq: 0, read_bytes_per_second: null, slow: false,
   });
   const view = (nodes: Node[], ranks: Rank[]) => ({ nodes, ranks, link: "ethernet" }) as Cluster;
 

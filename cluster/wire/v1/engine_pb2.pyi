@@ -687,6 +687,7 @@ class StepResult(_message.Message):
     LIKELIHOODS_FIELD_NUMBER: _builtins.int
     PEAK_BYTES_FIELD_NUMBER: _builtins.int
     TIMES_FIELD_NUMBER: _builtins.int
+    READ_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     seq: _builtins.int
     digest: _builtins.int
@@ -694,6 +695,8 @@ class StepResult(_message.Message):
     memory_bytes: _builtins.int
     peak_bytes: _builtins.int
     """most that was in use at once, of the whole epoch"""
+    read_bytes_per_second: _builtins.float
+    """of its own weights; measured now and then"""
     @_builtins.property
     def decoded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """rank 0 only: iterations x rows, or fewer iterations"""
@@ -731,13 +734,19 @@ class StepResult(_message.Message):
         likelihoods: _abc.Iterable[Global___Likelihood] | None = ...,
         peak_bytes: _builtins.int = ...,
         times: Global___StepTimes | None = ...,
+        read_bytes_per_second: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_times", b"_times", "times", b"times"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_read_bytes_per_second", b"_read_bytes_per_second", "_times", b"_times", "read_bytes_per_second", b"read_bytes_per_second", "times", b"times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_times", b"_times", "chunk_seconds", b"chunk_seconds", "counts", b"counts", "decode_seconds", b"decode_seconds", "decoded", b"decoded", "digest", b"digest", "epoch", b"epoch", "likelihoods", b"likelihoods", "memory_bytes", b"memory_bytes", "peak_bytes", b"peak_bytes", "prefilled", b"prefilled", "seq", b"seq", "times", b"times"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_read_bytes_per_second", b"_read_bytes_per_second", "_times", b"_times", "chunk_seconds", b"chunk_seconds", "counts", b"counts", "decode_seconds", b"decode_seconds", "decoded", b"decoded", "digest", b"digest", "epoch", b"epoch", "likelihoods", b"likelihoods", "memory_bytes", b"memory_bytes", "peak_bytes", b"peak_bytes", "prefilled", b"prefilled", "read_bytes_per_second", b"read_bytes_per_second", "seq", b"seq", "times", b"times"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__read_bytes_per_second: _TypeAlias = _typing.Literal["read_bytes_per_second"]  # noqa: Y015
+    _WhichOneofArgType__read_bytes_per_second: _TypeAlias = _typing.Literal["_read_bytes_per_second", b"_read_bytes_per_second"]  # noqa: Y015
     _WhichOneofReturnType__times: _TypeAlias = _typing.Literal["times"]  # noqa: Y015
     _WhichOneofArgType__times: _TypeAlias = _typing.Literal["_times", b"_times"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__read_bytes_per_second) -> _WhichOneofReturnType__read_bytes_per_second | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__times) -> _WhichOneofReturnType__times | None: ...
 
 Global___StepResult: _TypeAlias = StepResult  # noqa: Y015

@@ -36,6 +36,8 @@ await withBrowser(executable, async (browser) => {
     await page.locator(".card").nth(63).waitFor({ state: "attached" });
     await page.locator(".ring .edge").nth(63).waitFor({ state: "attached" });
     assert.equal(await page.locator(".card").count(), 64);
+    const ranks = page.getByRole("group", { name: "Ranks of this epoch" }).getByRole("row");
+    assert.match(await ranks.filter({ hasText: "slow" }).textContent(), /studio-17.*438 GB\/s/);
     const told = await smooth(browser, page, async () => {
       await wait(page, 1500);
       await page.mouse.move(700, 500);
@@ -78,7 +80,8 @@ await withBrowser(executable, async (browser) => {
     const { page, close } = await browser.open();
     await page.goto(`${url}/#/charts`);
     await page.getByText("rank 17 takes 1.6 times the median").waitFor();
-    assert.equal(await page.locator("figure.chart").count(), 7);
+    await page.getByText("rank 17 on studio-17.local is 1.6 times slower than the fastest").waitFor();
+    assert.equal(await page.locator("figure.chart").count(), 8);
     assert.equal(await page.locator("figure.chart").last().locator("path").count(), 2);
     const told = await smooth(browser, page, () => wait(page, 5500));
     await close();

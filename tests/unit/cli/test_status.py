@@ -50,7 +50,19 @@ VIEW = ClusterView(
     nodes=(NODE,),
     ranks=(
         RankView(0, "n1", "10.0.0.1:5000", 41, 8 << 20, 64 << 20, 70 << 20, 300 << 20, 812),
-        RankView(1, "n2", "10.0.0.2:5000", 42, 8 << 20, 64 << 20, 70 << 20, 300 << 20, 811),
+        RankView(
+            1,
+            "n2",
+            "10.0.0.2:5000",
+            42,
+            8 << 20,
+            64 << 20,
+            70 << 20,
+            300 << 20,
+            811,
+            4.567e11,
+            True,
+        ),
     ),
     requests=(
         RequestView("chatcmpl-a", Progress(Phase.PREFILL, 67580, 4096, 0), 1024, 12.0),
@@ -106,6 +118,7 @@ def test_everything_a_person_asks_for_is_there() -> None:
         "64.0 MiB",
         "70.0 MiB",
         "90.0 MiB",
+        "457 GB/s, slow",
         "chatcmpl-a",
         "prefill",
         "  6%",

@@ -15,6 +15,10 @@ def step(seconds: float) -> StepResult:
     return StepResult(1, 1, digest=0, decoded=(1,), prefilled=(), decode_seconds=seconds)  # type: ignore[arg-type]
 
 
+def read(speed: float | None) -> StepResult:
+    return StepResult(1, 1, digest=0, read_bytes_per_second=speed)  # type: ignore[arg-type]
+
+
 def taken(trend: Trend, now: float, tally: Tally) -> Sample:
     trend.take(now, LOAD, tally)
     return trend.samples[-1]
@@ -63,6 +67,18 @@ def test_fewer_ranks_than_before_leave_those_that_are_gone_without_a_value() -> 
     taken(trend, 5.0, tally)
     tally.step([step(0.3)])
     assert taken(trend, 10.0, tally).step_seconds == (pytest.approx(0.3), None)
+
+
+def test_weights_are_read_at_a_mean_of_the_times_they_took() -> None:
+    trend, tally = Trend(), Tally()
+    tally.step([read(2e9), read(1e9)])
+    assert taken(trend, 5.0, tally).read_bytes_per_second == pytest.approx((2e9, 1e9))
+    tally.step([read(None), read(None)])
+    assert taken(trend, 10.0, tally).read_bytes_per_second == (None, None)
+    tally.step([read(3e9), read(None)])
+    tally.step([read(1e9), read(None)])
+    speeds = taken(trend, 15.0, tally).read_bytes_per_second
+    assert speeds == (pytest.approx(1.5e9), None)
 
 
 def test_an_hour_is_kept_and_asked_for_by_number() -> None:

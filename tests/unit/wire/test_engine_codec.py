@@ -26,3 +26,9 @@ def test_times_travel_and_get_the_time_at_which_they_arrived(times: StepTimes | 
     came = result_from(result_to(replace(RESULT, times=times)), arrived=99.0)
     expected = None if times is None else replace(times, arrived=99.0)
     assert came == replace(RESULT, times=expected)
+
+
+@pytest.mark.parametrize("speed", [None, 4.5e11])
+def test_most_results_do_not_say_how_fast_weights_are_read(speed: float | None) -> None:
+    result = replace(RESULT, read_bytes_per_second=speed)
+    assert result_from(result_to(result)) == result

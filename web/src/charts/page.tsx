@@ -2,12 +2,12 @@
 
 import { useState } from "preact/hooks";
 import { getJson } from "../api";
-import { brief, count, percent, rate } from "../format";
+import { brief, count, percent, rate, reading } from "../format";
 import { Empty } from "../parts/bits";
 import { usePoll } from "../poll";
-import type { History } from "../wire";
+import type { Cluster, History } from "../wire";
 import { Chart } from "./chart";
-import { type Line, medianOf, merged, straggler } from "./series";
+import { type Line, medianOf, merged, perByte, straggler } from "./series";
 
 const SPANS = [
   [300, "5 min"],
@@ -18,8 +18,14 @@ const SPANS = [
 /** Ranks that have a line each; of more, the slowest and the median are drawn. */
 const NAMED = 8;
 
-/** `query` names the group. */
-export function ChartsPage({ query }: { query: string }) {
+/** A rank is slow that takes more than so many times as long as the fastest, to read its weights. */
+const SLOW = 1.25;
+
+/** Seconds. They read every 256 steps, which may take longer than a sample. */
+const READ_GAP = 120;
+
+/** `query` names the group, which `view` is of. */
+export function ChartsPage({ view, query }: { view: Cluster | null; query: string }) {
   const [chosen, setChosen] = useState<number | null>(null);
   const { data, error } = usePoll<History>(async (signal, before) => {
     const after = before?.number.at(-1) ?? 0;
@@ -44,16 +50,22 @@ export function ChartsPage({ query }: { query: string }) {
         ))}
       </div>
       {data.at.length ? null : <Empty>The first sample comes within {data.every_seconds} s.</Empty>}
-      <Charts history={data} span={span} />
+      <Charts history={data} span={span} view={view} />
     </>
   );
 }
 
-function Charts({ history, span }: { history: History; span: number }) {
+function Charts({ history, span, view }: { history: History; span: number; view: Cluster | null }) {
   const shared = { times: history.at, now: history.now, span, gap: history.every_seconds * 3 };
   const slow = straggler(history.step_seconds.slice(-60));
   const slowNote =
     slow && slow.factor > 1.1 ? `rank ${slow.rank} takes ${slow.factor.toFixed(1)} times the median` : "";
+  const reads = history.read_bytes_per_second;
+  const reader = straggler(perByte(reads.slice(-60)), "fastest");
+  const readNote =
+    reader && reader.factor > SLOW
+      ? `rank ${reader.rank}${machineOf(view, reader.rank)} is ${reader.factor.toFixed(1)} times slower than the fastest`
+      : "";
   return (
     <div class="charts">
       <Chart
@@ -98,7 +110,15 @@ function Charts({ history, span }: { history: History; span: number }) {
         title="Decode step by rank"
         note={slowNote}
         format={brief}
-        lines={rankLines(history, slow?.rank ?? 0)}
+        lines={rankLines(history.step_seconds, slow?.rank ?? 0)}
+      />
+      <Chart
+        {...shared}
+        gap={READ_GAP}
+        title="Own weights read, by rank"
+        note={readNote}
+        format={reading}
+        lines={rankLines(reads, reader?.rank ?? 0)}
       />
     </div>
   );
@@ -116,14 +136,21 @@ function pairLines(pairs: ([number, number] | null)[]): Line[] {
 }
 
 /** The slowest last, so that it is drawn above the others. */
-function rankLines({ step_seconds: steps }: History, slowest: number): Line[] {
-  const world = Math.max(1, ...steps.map((each) => each.length));
-  const slow = line(`rank ${slowest}`, of(steps, slowest));
-  if (world > NAMED) return [{ ...line("median rank", steps.map(medianOf)), weight: "second" }, slow];
+function rankLines(samples: (number | null)[][], slowest: number): Line[] {
+  const world = Math.max(1, ...samples.map((each) => each.length));
+  const slow = line(`rank ${slowest}`, of(samples, slowest));
+  if (world > NAMED) return [{ ...line("median rank", samples.map(medianOf)), weight: "second" }, slow];
   const others = Array.from({ length: world }, (_, rank) => rank).filter((rank) => rank !== slowest);
-  return [...others.map((r): Line => ({ ...line(`rank ${r}`, of(steps, r)), weight: "second" })), slow];
+  return [...others.map((r): Line => ({ ...line(`rank ${r}`, of(samples, r)), weight: "second" })), slow];
 }
 
-function of(steps: History["step_seconds"], rank: number): (number | null)[] {
-  return steps.map((each) => each[rank] ?? null);
+function of(samples: (number | null)[][], rank: number): (number | null)[] {
+  return samples.map((each) => each[rank] ?? null);
+}
+
+/** " on NAME", where it is known where a rank runs. */
+function machineOf(view: Cluster | null, rank: number): string {
+  const id = view?.ranks.find((each) => each.rank === rank)?.node_id;
+  const name = view?.nodes.find((node) => node.node_id === id)?.hostname;
+  return name ? ` on ${name}` : "";
 }

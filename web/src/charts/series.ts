@@ -89,11 +89,12 @@ export function told(values: readonly (number | null)[]): Told {
   };
 }
 
-/** The rank whose steps take longest, and by how much more than the median rank's. */
-export function straggler(steps: readonly (readonly (number | null)[])[]): {
-  rank: number;
-  factor: number;
-} | null {
+/** The rank whose steps take longest, and by how much more than the median rank's; or than the
+ * fastest one's. */
+export function straggler(
+  steps: readonly (readonly (number | null)[])[],
+  beside: "median" | "fastest" = "median",
+): { rank: number; factor: number } | null {
   const world = Math.max(0, ...steps.map((each) => each.length));
   const means = Array.from({ length: world }, (_, rank) => {
     const known = steps.map((each) => each[rank] ?? null).filter((v): v is number => v !== null);
@@ -101,8 +102,14 @@ export function straggler(steps: readonly (readonly (number | null)[])[]): {
   });
   if (world < 2 || !means.some(Boolean)) return null;
   const rank = means.indexOf(Math.max(...means));
-  const median = medianOf(means.filter((_, other) => other !== rank)) ?? 0;
-  return median > 0 ? { rank, factor: means[rank]! / median } : null;
+  const others = means.filter((mean, other) => mean > 0 && other !== rank);
+  const usual = beside === "fastest" ? Math.min(...others) : (medianOf(others) ?? 0);
+  return others.length ? { rank, factor: means[rank]! / usual } : null;
+}
+
+/** Seconds that each rank takes for a byte. */
+export function perByte(speeds: readonly (readonly (number | null)[])[]): (number | null)[][] {
+  return speeds.map((each) => each.map((speed) => (speed ? 1 / speed : null)));
 }
 
 /** The lower one of two that are in the middle. */

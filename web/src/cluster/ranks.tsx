@@ -1,7 +1,7 @@
 // The engines, one line each.
 
-import { bytes, count } from "../format";
-import { Empty, Section } from "../parts/bits";
+import { bytes, count, NONE, reading } from "../format";
+import { Badge, Empty, Section } from "../parts/bits";
 import type { Cluster } from "../wire";
 
 export function Ranks({ view }: { view: Cluster }) {
@@ -19,6 +19,7 @@ export function Ranks({ view }: { view: Cluster }) {
                 <th scope="col">Shard</th>
                 <th scope="col">Memory</th>
                 <th scope="col">Peak</th>
+                <th scope="col">Reads</th>
                 <th scope="col">Last step</th>
                 <th scope="col">Process</th>
               </tr>
@@ -31,6 +32,10 @@ export function Ranks({ view }: { view: Cluster }) {
                   <td class="num">{bytes(rank.weight_bytes)}</td>
                   <td class="num">{bytes(rank.memory_bytes)}</td>
                   <td class="num">{bytes(rank.peak_bytes)}</td>
+                  <td class="num">
+                    {rank.slow ? <Badge tone="warn">slow</Badge> : null}{" "}
+                    {rank.read_bytes_per_second === null ? NONE : reading(rank.read_bytes_per_second)}
+                  </td>
                   <td class="num">{count(rank.last_seq)}</td>
                   <td class="num">{rank.pid}</td>
                 </tr>
