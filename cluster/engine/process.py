@@ -40,6 +40,11 @@ from cluster.wire.engine_server import EngineServer
 Answer = StepResult | ShelfNews | BaseException
 
 
+CAUSE_SECONDS = 0.2
+"""A collective fails when another rank is gone, whose agent says why: people are to read that, not
+what it led to, so it is told first."""
+
+
 class Engine:
     """One rank. Implements `wire.engine_server.EngineHandler`.
 
@@ -136,7 +141,9 @@ class Engine:
             steps.run()
         except BaseException as error:  # noqa: BLE001 - reported by the event loop
             traceback.print_exc()
-            self._loop.call_soon_threadsafe(self._fail, error)
+            alone = self._spec.plan.world == 1 or isinstance(error, TandemError)
+            wait = 0.0 if alone else CAUSE_SECONDS
+            self._loop.call_soon_threadsafe(self._loop.call_later, wait, self._fail, error)
 
     def _prepare(self) -> StepLoop:
         spec, loading = self._spec, self._events.loading
