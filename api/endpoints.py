@@ -13,7 +13,7 @@ from api.errors import FAULTS
 from api.routes.drain import DrainRequest
 from api.routes.fleet import LoadRequest, UnloadRequest
 from api.routes.ollama import REFUSED
-from api.schema import answers
+from api.schema import answers, server
 from api.schema.anthropic import CountRequest, MessagesRequest
 from api.schema.bench import BenchRequest
 from api.schema.ollama import OllamaChatRequest, OllamaGenerateRequest, OllamaShowRequest
@@ -130,7 +130,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "POST", "/v1/streams/lookup", "Streams", "What is known of some conversations' streams",
-        list[answers.StreamState], answers.Lookup, errors=ALL, bare=True,
+        list[server.StreamState], server.Lookup, errors=ALL, bare=True,
         example={"conversation_ids": ["chat-1"]},
     ),
     Operation(
@@ -160,20 +160,20 @@ OPERATIONS: tuple[Operation, ...] = (
     *(_refused(path, method, what) for path, (method, what) in REFUSED.items()),
     Operation(
         "POST", "/tokenize", "Tokens", "The tokens of a text or of a conversation",
-        answers.Tokens, TokenizeRequest, errors=ALL, example={"content": "Say hello"},
+        server.Tokens, TokenizeRequest, errors=ALL, example={"content": "Say hello"},
     ),
     Operation(
         "POST", "/detokenize", "Tokens", "The text of some tokens, special ones left out",
-        answers.TokenText, DetokenizeRequest, errors=ALL, example={"tokens": [1, 2, 3]},
+        server.TokenText, DetokenizeRequest, errors=ALL, example={"tokens": [1, 2, 3]},
     ),
     Operation(
         "POST", "/v1/cancel/{id}", "Server", "End a request by the id that its answer has",
-        answers.Cancelled, errors=_FOUND, bare=True,
+        server.Cancelled, errors=_FOUND, bare=True,
     ),
     Operation(
         "POST", "/bench/chat/completions", "Server",
         "Answer a conversation, and tell how it was computed",
-        answers.BenchCompletion, BenchRequest, also=(EVENTS,), errors=ALL,
+        server.BenchCompletion, BenchRequest, also=(EVENTS,), errors=ALL,
         example={**_SAID, "use_prefix_cache": False},
     ),
     Operation(
@@ -190,41 +190,41 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "GET", "/requests/{id}/trace", "Server",
         "What happened to a request and when, for Perfetto; `last` for the latest",
-        answers.TraceFile, errors=_FOUND,
+        server.TraceFile, errors=_FOUND,
     ),
-    Operation("GET", "/health", "Server", "Whether it makes progress", answers.HealthAnswer),
+    Operation("GET", "/health", "Server", "Whether it makes progress", server.HealthAnswer),
     Operation(
-        "GET", "/cluster", "Server", "Everything at this moment, of one group", answers.Cluster,
+        "GET", "/cluster", "Server", "Everything at this moment, of one group", server.Cluster,
         errors=(*_FOUND, 400), query=("model", "replica", "without"),
     ),
     Operation(
-        "GET", "/requests", "Server", "What is under way, page by page", answers.LiveRequests,
+        "GET", "/requests", "Server", "What is under way, page by page", server.LiveRequests,
         errors=(*ANYWHERE, 400), query=("phase", "offset", "limit"),
     ),
     Operation(
         "GET", "/history", "Server", "The last hour, one sample every few seconds",
-        answers.History, errors=(*_FOUND, 400), query=("model", "replica", "after"),
+        server.History, errors=(*_FOUND, 400), query=("model", "replica", "after"),
     ),
     Operation(
         "POST", "/cluster/drain", "Server", "Move work off a machine, so that it can be unplugged",
-        answers.Member, DrainRequest, errors=(400, 401, 403, 404, 413),
+        server.Member, DrainRequest, errors=(400, 401, 403, 404, 413),
         example={"node": "studio-2"},
     ),
     Operation(
         "GET", "/models", "Server", "All models: which are loaded, where, and for how long",
-        answers.Models,
+        server.Models,
     ),
     Operation(
         "POST", "/models/load", "Server", "Have a model loaded, and pinned",
-        answers.Model, LoadRequest, errors=ALL, status=202, example={"model": "name"},
+        server.Model, LoadRequest, errors=ALL, status=202, example={"model": "name"},
     ),
     Operation(
         "POST", "/models/unload", "Server", "Have a model unloaded, once it has no request",
-        answers.Model, UnloadRequest, errors=ALL, example={"model": "name"},
+        server.Model, UnloadRequest, errors=ALL, example={"model": "name"},
     ),
     Operation(
         "GET", "/models/placement", "Server", "On which machines a model would go now",
-        answers.Placement, errors=(*_FOUND, 400), query=("model",),
+        server.Placement, errors=(*_FOUND, 400), query=("model",),
     ),
     Operation(
         "GET", "/", "Server", "The dashboard for browsers, and for others the greeting by which "
@@ -236,7 +236,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "GET", "/cluster/facts", "Server", "What every machine finds at itself; takes seconds",
-        answers.Survey,
+        server.Survey,
     ),
     Operation("GET", "/openapi.json", "Server", "This document", dict[str, Any]),
     Operation("GET", "/docs", "Server", "This document, for people", also=(HTML,)),

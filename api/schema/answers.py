@@ -1,24 +1,22 @@
-"""The shapes of what is answered, for the OpenAPI document; answers are written by the dialects.
+"""The shapes of what dialects answer, for the OpenAPI document; the answers are written by them.
 
 Lists and objects that other fields hold are shown as far as clients commonly read them.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from cluster.core import facts
-from cluster.core.request import Phase
-from cluster.core.view import ClusterView, MemberView, ModelView, PlacementView
+from pydantic import BaseModel, ConfigDict
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
+    """What documents itself by the texts below its fields."""
+
     model_config = ConfigDict(use_attribute_docstrings=True, protected_namespaces=())
 
 
-class OpenAIErrorBody(_Answer):
+class OpenAIErrorBody(Answer):
     """What was wrong."""
 
     message: str
@@ -28,20 +26,20 @@ class OpenAIErrorBody(_Answer):
     code: str | None
 
 
-class OpenAIError(_Answer):
+class OpenAIError(Answer):
     """OpenAI's error object."""
 
     error: OpenAIErrorBody
 
 
-class AnthropicErrorBody(_Answer):
+class AnthropicErrorBody(Answer):
     """What was wrong."""
 
     type: str
     message: str
 
 
-class AnthropicError(_Answer):
+class AnthropicError(Answer):
     """Anthropic's error object."""
 
     type: Literal["error"]
@@ -49,13 +47,13 @@ class AnthropicError(_Answer):
     request_id: str
 
 
-class OllamaError(_Answer):
+class OllamaError(Answer):
     """Ollama's error object."""
 
     error: str
 
 
-class Usage(_Answer):
+class Usage(Answer):
     """Token counts; those of all choices together."""
 
     prompt_tokens: int
@@ -65,7 +63,7 @@ class Usage(_Answer):
     """`cached_tokens`: prompt tokens that a cached prefix held."""
 
 
-class AnswerMessage(_Answer):
+class AnswerMessage(Answer):
     """What the model said."""
 
     role: Literal["assistant"]
@@ -75,7 +73,7 @@ class AnswerMessage(_Answer):
     tool_calls: list[dict[str, Any]] = []
 
 
-class ChatChoice(_Answer):
+class ChatChoice(Answer):
     """One answer."""
 
     index: int
@@ -84,7 +82,7 @@ class ChatChoice(_Answer):
     finish_reason: Literal["stop", "length", "tool_calls"]
 
 
-class ChatCompletion(_Answer):
+class ChatCompletion(Answer):
     """OpenAI's chat completion."""
 
     id: str
@@ -96,7 +94,7 @@ class ChatCompletion(_Answer):
     usage: Usage
 
 
-class CompletionChoice(_Answer):
+class CompletionChoice(Answer):
     """One continuation."""
 
     index: int
@@ -105,7 +103,7 @@ class CompletionChoice(_Answer):
     finish_reason: Literal["stop", "length"]
 
 
-class Completion(_Answer):
+class Completion(Answer):
     """OpenAI's text completion."""
 
     id: str
@@ -116,7 +114,7 @@ class Completion(_Answer):
     usage: Usage
 
 
-class StoredResponse(_Answer):
+class StoredResponse(Answer):
     """OpenAI's response, as far as it has come."""
 
     id: str
@@ -131,7 +129,7 @@ class StoredResponse(_Answer):
     incomplete_details: dict[str, Any] | None
 
 
-class ResponseDeleted(_Answer):
+class ResponseDeleted(Answer):
     """A response is forgotten."""
 
     id: str
@@ -139,7 +137,7 @@ class ResponseDeleted(_Answer):
     deleted: Literal[True]
 
 
-class InputItems(_Answer):
+class InputItems(Answer):
     """Some of what a response was asked."""
 
     object: Literal["list"]
@@ -149,64 +147,7 @@ class InputItems(_Answer):
     has_more: bool
 
 
-class Lookup(BaseModel):
-    """Which conversations are asked for."""
-
-    conversation_ids: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=1024)]
-
-
-class StreamState(_Answer):
-    """What is known of one conversation's stream."""
-
-    conversation_id: str
-    is_done: bool
-    total_bytes: int
-    earliest_offset: int
-    started_at: float
-    completed_at: float
-    """0 while it runs."""
-
-
-class BenchStep(_Answer):
-    """One step that computed for the request."""
-
-    kind: Literal["prefill", "decode"]
-    tokens: int
-    seconds: list[float]
-    """On each rank."""
-
-
-class BenchReport(_Answer):
-    """How the first choice was computed; times in seconds, speeds in tokens per second. A speed
-    is null where there was nothing to measure."""
-
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    ttft_seconds: float | None
-    """From submission to the first token."""
-    prompt_tokens_per_second: float | None
-    """Of prompt tokens that no cache held."""
-    generation_tokens_per_second: float | None
-    """Of tokens after the first."""
-    queue_seconds: float
-    prefill_seconds: float
-    decode_seconds: float
-    total_seconds: float
-    ranks: int
-    peak_memory_bytes: int
-    """Most that a rank has used at once."""
-    steps: list[BenchStep]
-    """The latest steps."""
-
-
-class BenchCompletion(ChatCompletion):
-    """A chat completion, and how it was computed."""
-
-    bench: BenchReport
-
-
-class OpenAIModel(_Answer):
+class OpenAIModel(Answer):
     """A model that is served."""
 
     id: str
@@ -220,22 +161,14 @@ class OpenAIModel(_Answer):
     """One that is not loaded is when it is asked for."""
 
 
-class OpenAIModels(_Answer):
+class OpenAIModels(Answer):
     """All models."""
 
     object: Literal["list"]
     data: list[OpenAIModel]
 
 
-class Models(OpenAIModels):
-    """All models, as OpenAI has them and with all that is known of them."""
-
-    models: list[ModelView]
-    keep_alive_seconds: float | None = None
-    """Without a request, after which a model that was loaded for one is unloaded."""
-
-
-class OllamaDone(_Answer):
+class OllamaDone(Answer):
     """How an answer ended; durations in nanoseconds."""
 
     model: str
@@ -252,7 +185,7 @@ class OllamaDone(_Answer):
     logprobs: list[dict[str, Any]] = []
 
 
-class OllamaAnswerMessage(_Answer):
+class OllamaAnswerMessage(Answer):
     """What the model said."""
 
     role: Literal["assistant"]
@@ -274,7 +207,7 @@ class OllamaGenerateAnswer(OllamaDone):
     thinking: str = ""
 
 
-class OllamaModelDetails(_Answer):
+class OllamaModelDetails(Answer):
     """What Ollama tells of a model file."""
 
     parent_model: str
@@ -285,7 +218,7 @@ class OllamaModelDetails(_Answer):
     quantization_level: str
 
 
-class OllamaTag(_Answer):
+class OllamaTag(Answer):
     """A model that is there."""
 
     name: str
@@ -297,13 +230,13 @@ class OllamaTag(_Answer):
     details: OllamaModelDetails
 
 
-class OllamaTags(_Answer):
+class OllamaTags(Answer):
     """All models."""
 
     models: list[OllamaTag]
 
 
-class OllamaProcess(_Answer):
+class OllamaProcess(Answer):
     """A model that is loaded."""
 
     name: str
@@ -316,13 +249,13 @@ class OllamaProcess(_Answer):
     context_length: int
 
 
-class OllamaProcesses(_Answer):
+class OllamaProcesses(Answer):
     """All models that are loaded."""
 
     models: list[OllamaProcess]
 
 
-class OllamaShown(_Answer):
+class OllamaShown(Answer):
     """What is known of a model."""
 
     license: str
@@ -335,14 +268,14 @@ class OllamaShown(_Answer):
     modified_at: str
 
 
-class OllamaVersion(_Answer):
+class OllamaVersion(Answer):
     """The version of Ollama whose API this is, and Tandem's."""
 
     version: str
     tandem: str
 
 
-class AnthropicUsage(_Answer):
+class AnthropicUsage(Answer):
     """Token counts; the first three are the prompt."""
 
     input_tokens: int
@@ -351,7 +284,7 @@ class AnthropicUsage(_Answer):
     output_tokens: int
 
 
-class AnthropicMessage(_Answer):
+class AnthropicMessage(Answer):
     """An answer in Anthropic's shape."""
 
     id: str
@@ -365,119 +298,7 @@ class AnthropicMessage(_Answer):
     usage: AnthropicUsage
 
 
-class TokenCount(_Answer):
+class TokenCount(Answer):
     """How long a prompt is."""
 
     input_tokens: int
-
-
-class Tokens(_Answer):
-    """The ids of a text."""
-
-    tokens: list[int]
-    count: int
-    max_model_len: int
-    token_strs: list[str] = []
-    """Each token's text, where asked for; parts of a character show as U+FFFD."""
-
-
-class TokenText(_Answer):
-    """The text of some ids."""
-
-    prompt: str
-    content: str
-    """The same."""
-
-
-class Cancelled(_Answer):
-    """A request that was ended."""
-
-    id: str
-    cancelled: Literal[True]
-
-
-class LiveRequest(_Answer):
-    """One request that is under way."""
-
-    id: str
-    """As its answer has it; /v1/cancel/{id} ends it."""
-    dialect: str
-    key: str
-    """Name of the API key; empty where none is needed."""
-    phase: Phase
-    prompt_tokens: int
-    prefilled: int
-    """Of the prompt, cached tokens included."""
-    generated: int
-    cached_tokens: int
-    tokens_per_second: float
-    """Since its first token; 0 before the second."""
-    age_seconds: float
-
-
-class LiveRequests(_Answer):
-    """Some of what is under way, the oldest first."""
-
-    total: int
-    """Of those that match and that the key may see: its own, or with --operator all."""
-    offset: int
-    all_visible: bool
-    """The key may see the requests of all."""
-    phases: dict[Phase, int]
-    """How many there are of all keys."""
-    requests: list[LiveRequest]
-
-
-Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
-"""Two numbers. As a tuple it would be "prefixItems", which schemathesis misreads."""
-
-
-class History(_Answer):
-    """Samples of the last hour, the oldest first: one list for each field. Null where there was
-    nothing to measure."""
-
-    every_seconds: float
-    now: float
-    """Seconds since the server started, as `at`."""
-    number: list[int]
-    """Grows by one; for ?after=."""
-    at: list[float]
-    epoch: list[int]
-    """0 between epochs."""
-    decode_tokens_per_second: list[float]
-    prefill_tokens_per_second: list[float]
-    queued: list[int]
-    running: list[int]
-    first_token_seconds: list[Pair | None]
-    """Median and 95th percentile, from submission."""
-    inter_token_seconds: list[Pair | None]
-    """The same from one token to the next."""
-    cached_share: list[float | None]
-    """Of prompt tokens, those that a cached prefix held."""
-    step_seconds: list[list[float | None]]
-    """By rank: mean time of a decode step by its own clock, waits for other ranks included."""
-    read_bytes_per_second: list[list[float | None]]
-    """By rank: how fast it read its own weights, alone; measured every 256 steps."""
-
-
-class TraceFile(_Answer):
-    """What Perfetto opens: Chrome's trace events."""
-
-    displayTimeUnit: Literal["ms"]  # noqa: N815 - the format's names
-    otherData: dict[str, Any]  # noqa: N815
-    traceEvents: list[dict[str, Any]]  # noqa: N815
-
-
-class HealthAnswer(_Answer):
-    """Whether the cluster makes progress."""
-
-    status: Literal["ok", "unhealthy"]
-    reason: str
-
-
-Cluster = ClusterView
-Member = MemberView
-Survey = facts.Survey
-"""GET /cluster answers it field by field."""
-Model = ModelView
-Placement = PlacementView
