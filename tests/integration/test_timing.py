@@ -172,7 +172,7 @@ async def test_steps_past_the_end_are_not_recorded() -> None:
 
 
 async def test_only_the_latest_steps_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.coordinator.coordinator.STEPS_KEPT", 3)
+    monkeypatch.setattr("cluster.coordinator.live.STEPS_KEPT", 3)
     async with running() as (coordinator, _):
         generation = coordinator.submit(Order(PROMPT, GREEDY, 200, record_steps=True))
         await over(generation)
