@@ -72,6 +72,8 @@ describe("the last hour", () => {
     expect(straggler([[1]])).toBe(null);
     expect(straggler([[null, null]])).toBe(null);
     expect(straggler([[1, null]])).toBe(null);
+    // One that was disturbed now and then is none.
+    expect(straggler([[1, 2], [1, 2], [90, 2], [1, 2]])).toEqual({ rank: 1, factor: 2 });
   });
 
   test("tells the one that is slow by itself from the fastest", () => {

@@ -6,7 +6,7 @@ import { useWidth } from "../parts/size";
 import { ceiling, type Line, pathOf, told } from "./series";
 
 const HEIGHT = 132;
-const LEFT = 52;
+const LEFT = 62;
 const BELOW = 18;
 
 export interface ChartProps {

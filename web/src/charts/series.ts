@@ -89,22 +89,22 @@ export function told(values: readonly (number | null)[]): Told {
   };
 }
 
-/** The rank whose steps take longest, and by how much more than the median rank's; or than the
- * fastest one's. */
+/** The rank that takes longest, in the median of what was measured (one may have been disturbed), and
+ * how many times as long as the median rank; or as the fastest one. */
 export function straggler(
   steps: readonly (readonly (number | null)[])[],
   beside: "median" | "fastest" = "median",
 ): { rank: number; factor: number } | null {
   const world = Math.max(0, ...steps.map((each) => each.length));
-  const means = Array.from({ length: world }, (_, rank) => {
-    const known = steps.map((each) => each[rank] ?? null).filter((v): v is number => v !== null);
-    return known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : 0;
-  });
-  if (world < 2 || !means.some(Boolean)) return null;
-  const rank = means.indexOf(Math.max(...means));
-  const others = means.filter((mean, other) => mean > 0 && other !== rank);
+  const usually = Array.from(
+    { length: world },
+    (_, rank) => medianOf(steps.map((each) => each[rank] ?? null)) ?? 0,
+  );
+  if (world < 2 || !usually.some(Boolean)) return null;
+  const rank = usually.indexOf(Math.max(...usually));
+  const others = usually.filter((seconds, other) => seconds > 0 && other !== rank);
   const usual = beside === "fastest" ? Math.min(...others) : (medianOf(others) ?? 0);
-  return others.length ? { rank, factor: means[rank]! / usual } : null;
+  return others.length ? { rank, factor: usually[rank]! / usual } : null;
 }
 
 /** Seconds that each rank takes for a byte. */
